@@ -1,0 +1,44 @@
+//! LEAF: librados and librbd behind a safe face. Knows nothing of CSI.
+//!
+//! In reading order: `connections` → `connection` → `pool` → `omap` (objects) →
+//! `image`, `trash`. Every C call goes through `door`; how C is called is in
+//! `aio` (objects, asynchronous) and `connection` (all else, on threads).
+
+mod aio;
+mod children;
+mod connect;
+mod connection;
+mod connections;
+mod door;
+mod encoding;
+mod error;
+mod features;
+#[allow(missing_docs)]
+mod ffi;
+mod header;
+mod image;
+pub mod lock;
+mod maps;
+mod monitors;
+mod object_map;
+mod omap;
+mod pool;
+mod read_op;
+mod shutdown;
+mod trash;
+mod watchers;
+mod write_op;
+
+pub use connection::Connection;
+pub use connections::{Connections, Credentials};
+pub use error::{CephError, Result};
+pub use features::{Features, UnknownFeature};
+pub use header::{Header, Parent, Snapshot, SnapshotKind};
+pub use image::{ImageId, ImageSpec};
+pub use monitors::MonitorAddress;
+pub use object_map::ObjectMap;
+pub use pool::Pool;
+pub use read_op::{Omap, ReadOp, ReadResult, ReadResults};
+pub use trash::{TrashEntry, TrashState};
+pub use watchers::Watcher;
+pub use write_op::WriteOp;

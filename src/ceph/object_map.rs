@@ -1,0 +1,106 @@
+//! Which data objects of an image exist, from its object map.
+//!
+//! The OSD's own `object_map_load` is asked for it: it checks the checksums.
+//! What a reader gets wrong: the map is only true when the header says so
+//! ([`super::Header::object_map_valid`]), and a map that is shorter than the
+//! image says nothing about the rest.
+
+use super::encoding::{Decoded, Decoder};
+use super::error::{CephError, Result};
+use super::image::{ImageId, RBD};
+use super::pool::Pool;
+use super::read_op::{ReadOp, ReadResult};
+
+/// Two bits an object: 0 not there, 1 there, 2 being written or removed,
+/// 3 there and unchanged since the last snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMap {
+    objects: u64,
+    bits: Vec<u8>,
+}
+
+impl Pool {
+    /// The image's object map, one operation; `None` when there is none, or none
+    /// that can be read (an empty object, bad checksums).
+    pub async fn object_map(&self, id: &ImageId) -> Result<Option<ObjectMap>> {
+        const OP: &str = "object map";
+        let object = id.object_map_object();
+        let op = ReadOp::new().exec(RBD, c"object_map_load", Vec::new());
+        let data = match self.read(OP, &object, op).await {
+            Err(error) if error.is(libc::ENOENT) || error.is(libc::EINVAL) => return Ok(None),
+            results => results?.next().map(ReadResult::into_bytes).unwrap_or_default(),
+        };
+        ObjectMap::decode(&data)
+            .map(Some)
+            .map_err(|_| CephError::new(OP, self.describe(&object), libc::EBADMSG))
+    }
+}
+
+impl ObjectMap {
+    /// `BitVector<2>` of Ceph's `common/bit_vector.hpp`: a header with the
+    /// number of elements, four of them a byte, and checksums that are left out.
+    fn decode(data: &[u8]) -> Decoded<Self> {
+        let mut all = Decoder::new(data);
+        let mut header = Decoder::new(all.bytes()?).versioned()?.contents;
+        let objects = header.u64()?;
+        let length = usize::try_from(objects.div_ceil(4)).map_err(|_| super::encoding::Malformed)?;
+        Ok(Self { objects, bits: all.take(length)?.to_vec() })
+    }
+
+    /// How many objects the map speaks of.
+    pub fn len(&self) -> u64 {
+        self.objects
+    }
+
+    /// Whether it speaks of none.
+    pub fn is_empty(&self) -> bool {
+        self.objects == 0
+    }
+
+    /// Whether the object may exist; one that the map does not know may.
+    pub fn exists(&self, number: u64) -> bool {
+        if number >= self.objects {
+            return true;
+        }
+        let byte = usize::try_from(number / 4).ok().and_then(|index| self.bits.get(index));
+        // The first object is in the top bits.
+        byte.is_none_or(|byte| (byte >> (6 - 2 * (number % 4))) & 3 != 0)
+    }
+
+    /// Whether any of the objects that it speaks of exists.
+    pub fn any_exists(&self) -> bool {
+        self.existing().next().is_some()
+    }
+
+    /// The numbers of the objects that exist, in order.
+    pub fn existing(&self) -> impl Iterator<Item = u64> + '_ {
+        (0u64..)
+            .zip(&self.bits)
+            // Most bytes of a big empty image are zero.
+            .filter(|(_, byte)| **byte != 0)
+            .flat_map(|(index, _)| index * 4..index * 4 + 4)
+            .filter(|number| *number < self.objects && self.exists(*number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_osd_of_16_2_15_answered() {
+        // object_map_load of an image of 8 objects, #0 and #3 written, #0 then snapshotted.
+        let data = b"\x0e\0\0\0\x01\x01\x08\0\0\0\x08\0\0\0\0\0\0\0\xc1\0\0\0\0\0";
+        let map = ObjectMap::decode(data).unwrap();
+        assert_eq!((map.len(), map.existing().collect::<Vec<_>>()), (8, vec![0, 3]));
+        assert!(map.exists(0) && !map.exists(1) && map.exists(3) && map.any_exists());
+        assert!(map.exists(8), "what the map does not know may exist");
+        assert!(ObjectMap::decode(&data[..19]).is_err());
+    }
+
+    #[test]
+    fn padding_bits_are_no_objects() {
+        let map = ObjectMap { objects: 5, bits: vec![0, 0b0000_0001] };
+        assert!(!map.any_exists());
+    }
+}

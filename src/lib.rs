@@ -1,0 +1,18 @@
+//! rbd-csi: a CSI driver that gives Kubernetes pods block volumes from Ceph RBD.
+//!
+//! Data flows one way, from the door to the leaves:
+//! `csi` → `volume` → {`ceph`, `host`}.
+//! ARCHITECTURE.md is the map.
+
+
+
+pub mod csi;
+
+
+pub mod ceph;
+
+pub mod errno;
+pub mod fault;
+pub mod metrics;
+pub mod secret;
+pub mod spelling;

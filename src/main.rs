@@ -1,0 +1,3 @@
+//! The program `rbd-csi`.
+
+fn main() {}

@@ -1,0 +1,107 @@
+//! What is counted, for `/metrics` and for tests. One registry for the process.
+//!
+//! Lives here: the counters and their Prometheus names. Not here: the HTTP
+//! server that shows them (`telemetry`), nor any decision.
+
+use std::sync::LazyLock;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+pub mod in_flight;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    call: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    call: &'static str,
+    errno: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RpcLabels {
+    method: String,
+    code: &'static str,
+}
+
+struct Metrics {
+    ceph_calls: Family<CallLabels, Histogram>,
+    ceph_failures: Family<FailureLabels, Counter>,
+    rpcs: Family<RpcLabels, Histogram>,
+    operations: Gauge<i64, AtomicI64>,
+    purge_backlog: Gauge<i64, AtomicI64>,
+}
+
+fn histogram() -> Histogram {
+    // 1 ms to about two minutes: the range from a replayed read to a node call's deadline.
+    Histogram::new(exponential_buckets(0.001, 2.0, 18))
+}
+
+static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
+    ceph_calls: Family::new_with_constructor(histogram),
+    ceph_failures: Family::default(),
+    rpcs: Family::new_with_constructor(histogram),
+    operations: Gauge::default(),
+    purge_backlog: Gauge::default(),
+});
+
+/// A registry that shows the process's counters.
+pub fn registry() -> Registry {
+    let mut registry = Registry::with_prefix("rbd_csi");
+    registry.register(
+        "ceph_call_seconds",
+        "Calls to librados and librbd by function",
+        METRICS.ceph_calls.clone(),
+    );
+    registry.register(
+        "ceph_call_failures",
+        "Failed calls to librados and librbd by errno",
+        METRICS.ceph_failures.clone(),
+    );
+    registry.register("rpc_seconds", "CSI calls by method and gRPC code", METRICS.rpcs.clone());
+    registry.register("operations", "State-changing operations that run now", METRICS.operations.clone());
+    registry.register(
+        "purge_backlog",
+        "Deleted images that wait in the trash for their purge",
+        METRICS.purge_backlog.clone(),
+    );
+    registry.register_collector(Box::new(in_flight::Shown));
+    registry
+}
+
+/// A Ceph call ended; `errno` is positive for a failure.
+pub fn ceph_call(call: &'static str, time: Duration, errno: Option<i32>) {
+    METRICS.ceph_calls.get_or_create(&CallLabels { call }).observe(time.as_secs_f64());
+    if let Some(errno) = errno {
+        METRICS.ceph_failures.get_or_create(&FailureLabels { call, errno: errno.into() }).inc();
+    }
+}
+
+/// A CSI call was answered; `method` is the last part of its path, `code` the gRPC code's name.
+pub fn rpc(method: &str, code: &'static str, time: Duration) {
+    METRICS.rpcs.get_or_create(&RpcLabels { method: method.to_owned(), code }).observe(time.as_secs_f64());
+}
+
+/// A state-changing operation began.
+pub fn operation_started() {
+    METRICS.operations.inc();
+}
+
+/// A state-changing operation ended.
+pub fn operation_ended() {
+    METRICS.operations.dec();
+}
+
+/// So many more (or fewer) images wait for their purge.
+pub fn purge_backlog(change: i64) {
+    METRICS.purge_backlog.inc_by(change);
+}
