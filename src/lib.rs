@@ -10,6 +10,7 @@ pub mod csi;
 
 
 pub mod ceph;
+pub mod host;
 
 pub mod errno;
 pub mod fault;

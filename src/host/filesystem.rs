@@ -1,0 +1,259 @@
+//! File systems on a device: which kinds, made with which options, checked how.
+//!
+//! Lives here: the allow-list, the argument lists (ceph-csi's) and the
+//! programs' verdicts. Not here: whether a device may be formatted
+//! (`volume::blank`), growing (`growth`), what mkfs would write (`foresight`).
+//!
+//! Easily missed: kernels' file system code trusts what it mounts, and a tenant
+//! can write any image, so kinds beyond the list are refused, not tried.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+
+use super::command::{self, Command};
+use super::{HostError, Result, mkfs_options, superblock};
+use crate::fault;
+
+/// Reading a superblock takes milliseconds.
+const LOOK: Duration = Duration::from_secs(60);
+/// mkfs and fsck of a large or slow volume take long; a repeated call joins them.
+/// The limit only frees the volume of a program that will never end.
+const LONGEST: Duration = Duration::from_secs(2 * 3600);
+/// Looking at a program's own help takes no time.
+const HELP: Duration = Duration::from_secs(20);
+
+/// A kind of file system that is made and mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FsKind {
+    /// ext2, mounted by the kernel's ext4 code.
+    Ext2,
+    /// ext3, mounted by the kernel's ext4 code.
+    Ext3,
+    /// ext4, what is made when nothing is asked for.
+    Ext4,
+    /// XFS.
+    Xfs,
+}
+
+impl FsKind {
+    /// The kind of that name, `None` for one that is not supported.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "ext2" => Some(Self::Ext2),
+            "ext3" => Some(Self::Ext3),
+            "ext4" => Some(Self::Ext4),
+            "xfs" => Some(Self::Xfs),
+            _ => None,
+        }
+    }
+
+    /// The kernel's name, for mount(2).
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ext2 => "ext2",
+            Self::Ext3 => "ext3",
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+        }
+    }
+
+    /// Whether it is one of the ext family.
+    pub fn is_ext(self) -> bool {
+        self != Self::Xfs
+    }
+
+    /// The program that makes it.
+    pub fn mkfs(self) -> &'static str {
+        match self {
+            Self::Ext2 => "mkfs.ext2",
+            Self::Ext3 => "mkfs.ext3",
+            Self::Ext4 => "mkfs.ext4",
+            Self::Xfs => "mkfs.xfs",
+        }
+    }
+}
+
+impl std::fmt::Display for FsKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// mkfs's arguments before the device: the user's, else those that ceph-csi uses.
+///
+/// Nothing is zeroed or discarded by default: the caller has proven that the
+/// device holds nothing, so all of it reads as zeros.
+///
+/// # Errors
+/// EINVAL for options that reach outside the device, else a missing program.
+pub async fn mkfs_arguments(kind: FsKind, options: &str) -> Result<Vec<String>> {
+    let mut arguments: Vec<String> = options.split_whitespace().map(str::to_owned).collect();
+    mkfs_options::check(kind, &arguments)?;
+    match (kind.is_ext(), arguments.is_empty()) {
+        (true, true) => {
+            let zeroed = mke2fs_knows_prezeroed().await?;
+            let extended =
+                if zeroed { "assume_storage_prezeroed=1" } else { "lazy_itable_init=1,lazy_journal_init=1" };
+            arguments = vec!["-m0".into(), format!("-Enodiscard,{extended}")];
+        }
+        (true, false) => {}
+        (false, none) => {
+            if none {
+                arguments.push("-K".into());
+            }
+            if mkfs_xfs_knows_reflink().await?
+                && !arguments.iter().any(|argument| argument.contains("reflink="))
+            {
+                arguments.extend(["-m".into(), "reflink=0".into()]);
+            }
+        }
+    }
+    Ok(arguments)
+}
+
+async fn mke2fs_knows_prezeroed() -> Result<bool> {
+    static KNOWS: OnceCell<bool> = OnceCell::const_new();
+    // An extended option that does not exist makes mke2fs list those that do, once it
+    // has seen a device that is not empty: its own file will do, it is only looked at.
+    let help = Command::new("mke2fs", "its help", ["-n", "-E", "help", "/proc/self/exe"]);
+    KNOWS.get_or_try_init(|| mentions(help, "assume_storage_prezeroed")).await.copied()
+}
+
+async fn mkfs_xfs_knows_reflink() -> Result<bool> {
+    static KNOWS: OnceCell<bool> = OnceCell::const_new();
+    // Without a device it prints its usage.
+    let help = Command::new("mkfs.xfs", "its help", [""; 0]);
+    KNOWS.get_or_try_init(|| mentions(help, "reflink=")).await.copied()
+}
+
+async fn mentions(help: Command, word: &str) -> Result<bool> {
+    let output = command::run(help, HELP).await?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok(String::from_utf8_lossy(&text).contains(word))
+}
+
+/// Makes a file system on a device that the caller has proven to be its to format.
+///
+/// # Errors
+/// mkfs's last words.
+pub async fn mkfs(kind: FsKind, arguments: &[String], device: &Path) -> Result<()> {
+    let object = device.display().to_string();
+    let mut all: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+    all.push(device.into());
+    step("host: mkfs", &object.clone(), async {
+        command::run(Command::new(kind.mkfs(), object, all), LONGEST).await?.success()?;
+        Ok(())
+    })
+    .await
+}
+
+/// How careful a check is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// Replays the journal, and looks closer only when the file system says that it is needed.
+    Usual,
+    /// Looks at everything.
+    Full,
+}
+
+/// Checks a file system before it is mounted, and repairs what can be repaired
+/// without a decision (ext: `e2fsck -p`; XFS replays its log when it is mounted).
+///
+/// # Errors
+/// EUCLEAN when errors are left that a person has to decide about, with the command for it.
+pub async fn fsck(kind: FsKind, device: &Path, care: Care) -> Result<()> {
+    if !kind.is_ext() {
+        return Ok(());
+    }
+    let object = device.display().to_string();
+    let mut arguments: Vec<OsString> = vec!["-p".into()];
+    if care == Care::Full {
+        arguments.push("-f".into());
+    }
+    arguments.push(device.into());
+    step("host: fsck", &object.clone(), async {
+        // What e2fsck itself would skip costs no process: a tenth of a second of each staging.
+        if care == Care::Usual && superblock::read(device, LOOK).await.is_ok_and(|found| found.clean) {
+            return Ok(());
+        }
+        let output = command::run(Command::new("e2fsck", object, arguments), LONGEST).await?;
+        match output.status.code() {
+            // fsck(8): 1 corrected; 2 corrected, and a mounted root would need a reboot.
+            Some(0..=2) => {
+                tracing::debug!(device = %device.display(), code = output.status.code(), "checked");
+                Ok(())
+            }
+            // 4: errors are left; 8: it could not work with what it found.
+            Some(code) if code & 12 != 0 => {
+                let failure = output.failure();
+                let words = failure.detail.clone().unwrap_or_default();
+                Err(HostError { errno: libc::EUCLEAN, ..failure }.with(format!(
+                    "the file system has damage that needs a decision; map the image where nobody else uses it and \
+                     run `e2fsck -f` on it, or restore a backup: {words}"
+                )))
+            }
+            _ => Err(output.failure()),
+        }
+    })
+    .await
+}
+
+/// Lets a test build strike before and after a step that waits.
+pub(super) async fn step<T>(
+    name: &'static str,
+    object: &str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    fault::before(name, object).map_err(|errno| HostError::new(name, object, errno))?;
+    let done = work.await?;
+    fault::after(name, object).map_err(|errno| HostError::new(name, object, errno))?;
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_defaults_are_those_of_ceph_csi() {
+        let ext = mkfs_arguments(FsKind::Ext4, "").await.unwrap();
+        assert_eq!(ext[0], "-m0");
+        let help = command::run(Command::new("mke2fs", "test", ["-V"]), HELP).await.unwrap();
+        let version = String::from_utf8_lossy(&help.stderr).split_whitespace().nth(1).unwrap().to_owned();
+        let minor: u32 = version.split('.').nth(1).unwrap().parse().unwrap();
+        // Known since 1.47.0.
+        let zeroed =
+            if minor >= 47 { "assume_storage_prezeroed=1" } else { "lazy_itable_init=1,lazy_journal_init=1" };
+        assert_eq!(ext[1], format!("-Enodiscard,{zeroed}"));
+        assert_eq!(mkfs_arguments(FsKind::Xfs, "").await.unwrap(), ["-K", "-m", "reflink=0"]);
+    }
+
+    #[tokio::test]
+    async fn the_users_options_replace_them_but_for_reflink() {
+        let ext = mkfs_arguments(FsKind::Ext4, " -b 4096  -L name ").await.unwrap();
+        assert_eq!(ext, ["-b", "4096", "-L", "name"]);
+        let xfs = mkfs_arguments(FsKind::Xfs, "-K -L name").await.unwrap();
+        assert_eq!(xfs, ["-K", "-L", "name", "-m", "reflink=0"]);
+        let chosen = mkfs_arguments(FsKind::Xfs, "-m reflink=1").await.unwrap();
+        assert_eq!(chosen, ["-m", "reflink=1"]);
+    }
+
+    #[tokio::test]
+    async fn options_cannot_name_files() {
+        for options in ["-d /etc", "-Jdevice=LABEL=journal", "somebody's"] {
+            assert!(mkfs_arguments(FsKind::Ext4, options).await.unwrap_err().is(libc::EINVAL));
+        }
+    }
+
+    #[test]
+    fn exotic_kinds_are_not_supported() {
+        assert_eq!(FsKind::parse("btrfs"), None);
+        assert_eq!(FsKind::parse("xfs").map(FsKind::name), Some("xfs"));
+    }
+}

@@ -1,0 +1,215 @@
+//! The kernel's RBD client, through `/sys/bus/rbd` (Documentation/ABI/testing/sysfs-bus-rbd).
+//!
+//! Lives here: list, map and unmap, all blocking; callers use a thread of their own.
+//! Not here: which image is mapped with which options, and what the kernel's answers
+//! mean; that is `volume::mapping`.
+//!
+//! What a reader gets wrong: the kernel does not say which device a map made, and a
+//! second map of an image makes a second device. Writing the map line may take as long
+//! as `mount_timeout`, and under one lock for all maps of the machine.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::error::{HostError, Result};
+use super::step::step;
+use super::{keyring, netns};
+
+pub use super::map_line::{LINE, MapRequest, spec};
+
+const BUS: &str = "/sys/bus/rbd";
+
+/// [`HostError::op`] of the kernel's answer to a map.
+pub const MAP: &str = "krbd map";
+
+/// An image that is mapped on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// The n of `/dev/rbd<n>`.
+    pub number: u32,
+    /// The pool's name at the time of the map.
+    pub pool: String,
+    /// Ceph's number of the pool.
+    pub pool_id: i64,
+    /// The RADOS namespace, empty for none.
+    pub namespace: String,
+    /// The image's name at the time of the map.
+    pub image: String,
+    /// The image's id, which a rename does not change.
+    pub image_id: String,
+    /// The mapped snapshot, if it is one.
+    pub snapshot: Option<String>,
+    /// The cluster.
+    pub cluster_fsid: String,
+    /// The kernel client's address (`ip:port/nonce`), as its watch shows it.
+    pub client_address: String,
+    /// The kernel client's number (`client.<n>`).
+    pub client_id: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Whether the device refuses writes.
+    pub read_only: bool,
+}
+
+impl Mapping {
+    /// The device file.
+    pub fn device(&self) -> PathBuf {
+        PathBuf::from(format!("/dev/rbd{}", self.number))
+    }
+
+    /// Whether both are one device; its number alone may be another image's by now.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let of = |mapping: &Self| (mapping.number, mapping.pool_id, mapping.client_id);
+        of(self) == of(other) && self.image_id == other.image_id && self.cluster_fsid == other.cluster_fsid
+    }
+
+    /// Whether this is that image (not a snapshot of it), on whichever cluster.
+    pub fn is_image(&self, pool: &str, namespace: &str, image: &str) -> bool {
+        self.pool == pool && self.namespace == namespace && self.image == image && self.snapshot.is_none()
+    }
+}
+
+/// Whether the kernel has its RBD client loaded.
+pub fn is_loaded() -> bool {
+    Path::new(BUS).exists()
+}
+
+/// All images and snapshots that are mapped now. One that is unmapped meanwhile is left out.
+///
+/// # Errors
+/// sysfs cannot be read. A kernel without rbd has no mappings.
+pub fn mappings() -> Result<Vec<Mapping>> {
+    let folder = format!("{BUS}/devices");
+    let failed = |error: &io::Error| HostError::io("list mappings", folder.clone(), error);
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(&error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| failed(&error))?;
+        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        match read_mapping(&entry.path(), number) {
+            Ok(mapping) => found.push(mapping),
+            Err(error) if is_gone(&error) => {}
+            Err(error) => {
+                return Err(HostError::io("read mapping", entry.path().display().to_string(), &error));
+            }
+        }
+    }
+    found.sort_by_key(|mapping| mapping.number);
+    Ok(found)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO))
+}
+
+fn read_mapping(folder: &Path, number: u32) -> io::Result<Mapping> {
+    let read = |name: &str| fs::read_to_string(folder.join(name)).map(|text| text.trim_end().to_owned());
+    let bad = |name: &str| io::Error::other(format!("{name} is not as the kernel documents it"));
+    let snapshot = read("current_snap")?;
+    let read_only = fs::read_to_string(format!("/sys/block/rbd{number}/ro"))?;
+    Ok(Mapping {
+        number,
+        pool: read("pool")?,
+        pool_id: read("pool_id")?.parse().map_err(|_| bad("pool_id"))?,
+        namespace: read("pool_ns")?,
+        image: read("name")?,
+        image_id: read("image_id")?,
+        snapshot: (snapshot != "-").then_some(snapshot),
+        cluster_fsid: read("cluster_fsid")?,
+        client_address: read("client_addr")?,
+        client_id: read("client_id")?
+            .strip_prefix("client")
+            .and_then(|id| id.parse().ok())
+            .ok_or_else(|| bad("client_id"))?,
+        size: read("size")?.parse().map_err(|_| bad("size"))?,
+        read_only: read_only.trim() != "0",
+    })
+}
+
+/// The mappings of an image, all of them; `fsid` is the cluster, when it is known.
+///
+/// # Errors
+/// As [`mappings`].
+pub fn find(fsid: Option<&str>, pool: &str, namespace: &str, image: &str) -> Result<Vec<Mapping>> {
+    let mut found = mappings()?;
+    found.retain(|mapping| {
+        mapping.is_image(pool, namespace, image) && fsid.is_none_or(|fsid| mapping.cluster_fsid == fsid)
+    });
+    Ok(found)
+}
+
+/// The features that this kernel can map, as librbd's bits; `None` before Linux 4.11,
+/// which does not tell.
+///
+/// # Errors
+/// The file cannot be read or understood.
+pub fn supported_features() -> Result<Option<u64>> {
+    let path = format!("{BUS}/supported_features");
+    let failed = |error: &io::Error| HostError::io("read", path.clone(), error);
+    match fs::read_to_string(&path) {
+        Ok(text) => u64::from_str_radix(text.trim().trim_start_matches("0x"), 16)
+            .map(Some)
+            .map_err(|_| failed(&io::Error::other(format!("not a hexadecimal number: {}", text.trim())))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+/// Maps an image. To be called on a thread that ends afterwards: its keyring and its
+/// network namespace are changed.
+///
+/// # Errors
+/// The kernel's answer; EINVAL for a name that cannot stand in a map line.
+pub fn map(request: &MapRequest) -> Result<Mapping> {
+    let spec = request.spec();
+    let line = request.line()?;
+    if let Some(path) = &request.netns {
+        netns::enter(path)?;
+    }
+    keyring::add_to_thread(&request.user, &request.key)?;
+    let of_image = || find(Some(&request.fsid), &request.pool, &request.namespace, &request.image);
+    let before = of_image()?;
+    step("host: map", MAP, &spec, || write_bus(MAP, &spec, "add", &line))?;
+    let new = of_image()?.into_iter().find(|mapping| before.iter().all(|old| old.number != mapping.number));
+    new.ok_or_else(|| {
+        HostError::new(MAP, spec, libc::ENODEV).with("the new device is not in /sys/bus/rbd/devices")
+    })
+}
+
+/// Unmaps; a mapping that is gone already is no error. `force` lets running requests
+/// end and fails later ones, instead of refusing a device that is open.
+///
+/// # Errors
+/// EBUSY while somebody has the device open.
+pub fn unmap(mapping: &Mapping, force: bool) -> Result<()> {
+    let device = mapping.device().display().to_string();
+    let line = if force { format!("{} force", mapping.number) } else { mapping.number.to_string() };
+    step("host: unmap", "krbd unmap", &device, || {
+        // The number may be another image's by now.
+        if !mappings()?.iter().any(|now| now.is_same(mapping)) {
+            return Ok(());
+        }
+        match write_bus("krbd unmap", &device, "remove", &line) {
+            Err(error) if error.is(libc::ENOENT) => Ok(()),
+            outcome => outcome,
+        }
+    })
+}
+
+/// `add` and `remove` answer EINVAL where the module shares one major number, which is
+/// the default; the other pair is absent where it does not.
+fn write_bus(op: &'static str, object: &str, file: &str, line: &str) -> Result<()> {
+    let shared = PathBuf::from(format!("{BUS}/{file}_single_major"));
+    let path = if shared.exists() { shared } else { PathBuf::from(format!("{BUS}/{file}")) };
+    let outcome =
+        fs::File::options().write(true).open(&path).and_then(|mut bus| bus.write_all(line.as_bytes()));
+    outcome.map_err(|error| {
+        let failed = HostError::io(op, object, &error);
+        if path.exists() { failed } else { failed.with("the kernel has no rbd module") }
+    })
+}

@@ -1,0 +1,35 @@
+//! LEAF: this Linux node: kernel devices, mounts, file systems, child processes.
+
+pub mod bind;
+pub mod boot;
+pub mod child;
+pub mod command;
+pub mod device;
+pub mod filesystem;
+pub mod foresight;
+pub mod growth;
+pub mod hardening;
+pub mod holders;
+pub mod keyring;
+pub mod krbd;
+mod map_line;
+mod mkfs_options;
+pub mod module;
+pub mod mount;
+pub mod mount_options;
+pub mod mountinfo;
+pub mod netns;
+pub mod pids;
+pub mod place;
+pub mod probe;
+pub mod processes;
+pub mod rbd_program;
+pub mod superblock;
+pub mod thread;
+
+mod error;
+mod helper;
+mod step;
+
+pub use error::{HostError, Result};
+pub use step::{step, step_on_thread};

@@ -1,0 +1,149 @@
+//! What is mounted where: `/proc/self/mountinfo` (proc(5)).
+//!
+//! Lives here: reading it, and finding the mount at exactly one path. What other
+//! processes have mounted is [`super::processes`]'.
+//!
+//! What a reader gets wrong: several mounts may be stacked on one path, and a mount may
+//! be hidden below another one. So the mount at a path is found by the number of the
+//! mount that the opened path is in, not by comparing names. And a device file's bind
+//! mount shows the numbers of the file system that the file lies on (devtmpfs), not the
+//! device's.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+
+use super::place::Place;
+use super::{HostError, Result};
+
+const FILE: &str = "/proc/self/mountinfo";
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// The kernel's number of it.
+    pub id: u32,
+    /// Major and minor number of its file system's device.
+    pub device: (u32, u32),
+    /// Which folder or file of the file system is seen.
+    pub root: PathBuf,
+    /// Where it is mounted.
+    pub point: PathBuf,
+    /// Whether this mount refuses writes.
+    pub read_only: bool,
+    /// The file system type.
+    pub fs_type: String,
+    /// What was given as the device.
+    pub source: PathBuf,
+    /// Whether the file system refuses writes, wherever it is mounted.
+    pub read_only_filesystem: bool,
+}
+
+impl Mount {
+    /// Whether both show the same folder or file of the same file system.
+    pub fn shows_the_same_as(&self, other: &Self) -> bool {
+        self.device == other.device && self.root == other.root
+    }
+}
+
+/// All mounts of this process's namespace.
+///
+/// # Errors
+/// procfs cannot be read or understood.
+pub fn all() -> Result<Vec<Mount>> {
+    let text = std::fs::read(FILE).map_err(|error| HostError::io("read", FILE, &error))?;
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines
+        .map(|line| {
+            parse(line).ok_or_else(|| {
+                HostError::new("read", FILE, libc::EPROTO).with(String::from_utf8_lossy(line).into_owned())
+            })
+        })
+        .collect()
+}
+
+/// The topmost mount at exactly this absolute path, if one is there.
+///
+/// # Errors
+/// As [`Place::open`] and [`all`].
+pub fn at(path: &Path) -> Result<Option<Mount>> {
+    let Some(place) = Place::open(path)? else { return Ok(None) };
+    let id = place.mount_id()?;
+    Ok(all()?.into_iter().find(|mount| mount.id == id && mount.point == path))
+}
+
+/// `36 35 98:0 /root /point rw,noatime shared:1 - ext4 /dev/root rw,errors=continue`
+fn parse(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let id = text(fields.next()?).parse().ok()?;
+    let device = text(fields.nth(1)?);
+    let (major, minor) = device.split_once(':')?;
+    let root = path(fields.next()?);
+    let point = path(fields.next()?);
+    let options = fields.next()?;
+    // Any number of optional fields, ended by a lone hyphen.
+    fields.by_ref().find(|field| *field == b"-")?;
+    Some(Mount {
+        id,
+        device: (major.parse().ok()?, minor.parse().ok()?),
+        root,
+        point,
+        read_only: has(options, b"ro"),
+        fs_type: text(fields.next()?),
+        source: path(fields.next()?),
+        read_only_filesystem: has(fields.next()?, b"ro"),
+    })
+}
+
+fn has(options: &[u8], name: &[u8]) -> bool {
+    options.split(|byte| *byte == b',').any(|option| option == name)
+}
+
+fn text(field: &[u8]) -> String {
+    String::from_utf8_lossy(field).into_owned()
+}
+
+/// The kernel writes blank, tab, line end and backslash as `\` and three octal digits.
+fn path(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, behind)) = rest.split_first() {
+        let octal = (first == b'\\').then(|| behind.get(..3)).flatten();
+        let value = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(value.unwrap_or(first));
+        rest = if value.is_some() { &behind[3..] } else { behind };
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_line_with_optional_fields_and_without() {
+        // From Linux 6.1 (UML): a volume, and a raw device bound onto a file.
+        let mount = parse(b"44 29 252:0 / /var/lib/kubelet/p\\040v/x\\134y ro,relatime shared:7 master:1 - ext4 /dev/rbd0 rw,stripe=16").unwrap();
+        assert_eq!(mount.id, 44);
+        assert_eq!(mount.device, (252, 0));
+        assert_eq!(mount.point, Path::new("/var/lib/kubelet/p v/x\\y"));
+        assert!(mount.read_only && !mount.read_only_filesystem);
+        assert_eq!((mount.fs_type.as_str(), mount.source.as_path()), ("ext4", Path::new("/dev/rbd0")));
+        let block = parse(b"45 29 0:6 /rbd0 /staging/x rw,relatime - devtmpfs devtmpfs rw,size=4k").unwrap();
+        assert_eq!(block.root, Path::new("/rbd0"));
+        assert!(!block.read_only && !block.shows_the_same_as(&mount));
+        assert_eq!(parse(b"45 29 0:6 /rbd0"), None);
+    }
+
+    #[test]
+    fn a_backslash_without_digits_stays() {
+        assert_eq!(path(b"a\\9\\04\\"), Path::new("a\\9\\04\\"));
+    }
+
+    #[test]
+    fn finds_what_is_mounted_here_and_only_that() {
+        assert_eq!(at(Path::new("/proc")).unwrap().unwrap().fs_type, "proc");
+        assert_eq!(at(Path::new("/proc/1/none")).unwrap(), None);
+        assert_eq!(at(Path::new("/usr/bin")).unwrap(), None);
+    }
+}

@@ -1,0 +1,37 @@
+//! Entering another network namespace, for the mapping thread only.
+//!
+//! The kernel client opens its connections in the namespace of the thread that maps.
+//! What a reader gets wrong: `setns` moves one thread. It must be one that ends
+//! afterwards, never one of the runtime's.
+
+use std::fs::File;
+use std::path::Path;
+
+use nix::sched::{CloneFlags, setns};
+
+use super::error::{HostError, Result};
+
+/// [`HostError::op`] of a file that cannot be opened.
+pub const OPEN: &str = "open network namespace";
+
+/// [`HostError::op`] of a file that is no network namespace.
+pub const ENTER: &str = "setns";
+
+/// Opens the file of a network namespace.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|error| HostError::io(OPEN, path.display().to_string(), &error))
+}
+
+/// Moves this thread into the network namespace that the file stands for
+/// (`netNamespaceFilePath`, such as `/run/netns/x` or `/proc/123/ns/net`).
+///
+/// # Errors
+/// The file cannot be opened, or is no network namespace (EINVAL).
+pub fn enter(path: &Path) -> Result<()> {
+    let file = open(path)?;
+    setns(&file, CloneFlags::CLONE_NEWNET)
+        .map_err(|errno| HostError::new(ENTER, path.display().to_string(), errno as i32))
+}
