@@ -5,9 +5,11 @@
 //! ARCHITECTURE.md is the map.
 
 
+pub mod config;
 
 pub mod csi;
 
+pub mod volume;
 
 pub mod ceph;
 pub mod host;

@@ -1,0 +1,104 @@
+//! The directory object: its keys, and what they say of a name.
+
+use uuid::Uuid;
+
+use super::Journal;
+use crate::ceph::ImageId;
+use crate::volume::error::{Error, Kind, Result};
+
+/// What a directory key points to: a uuid, and a pool where it is not the journal's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pointer {
+    pub(super) pool_id: Option<i64>,
+    pub(super) uuid: Uuid,
+}
+
+impl Pointer {
+    /// `<uuid>`, or `<16 hex digits of the image's pool>/<uuid>` (topology volumes up to v3.10).
+    pub(super) fn parse(value: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(value).ok()?;
+        let (pool, uuid) = match text.split_once('/') {
+            Some((pool, uuid)) => (Some(i64::from_str_radix(pool, 16).ok()?), uuid),
+            None => (None, text),
+        };
+        Some(Self { pool_id: pool, uuid: Uuid::try_parse(uuid).ok()? })
+    }
+}
+
+/// What the directory holds for a name.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) entered: Option<Pointer>,
+    pub(super) intended: Option<Uuid>,
+    pub(super) deleting: Option<ImageId>,
+}
+
+impl Journal {
+    pub(super) async fn look_up(&self, name: &str) -> Result<Found> {
+        let (key, intent, delete) = (directory_key(name), intent_key(name), delete_key(name));
+        let keys = [key.as_str(), &intent, &delete];
+        let values = match self.pool.omap_get("journal look-up", &self.directory, &keys).await {
+            Ok(values) => values,
+            Err(error) if error.is(libc::ENOENT) => return Ok(Found::default()),
+            Err(error) => return Err(error.into()),
+        };
+        let pointer = |key: &str| {
+            let Some(value) = values.get(key).filter(|value| !value.is_empty()) else { return Ok(None) };
+            Pointer::parse(value).map(Some).ok_or_else(|| self.nonsense(key, value))
+        };
+        let entered = pointer(&key)?;
+        let deleting = entered.and_then(|entered| marked(values.get(&delete)?, entered.uuid));
+        Ok(Found { entered, intended: pointer(&intent)?.map(|pointer| pointer.uuid), deleting })
+    }
+
+    fn nonsense(&self, key: &str, value: &[u8]) -> Error {
+        let text = String::from_utf8_lossy(value);
+        let object = self.pool.describe(&self.directory);
+        Error::new(Kind::Internal, format!("key {key} of {object} holds {text:?}, which is no uuid"))
+    }
+
+    /// The names that point to a uuid. Lists the directory: for entries that ceph-csi
+    /// left empty, which cannot tell their name.
+    pub(super) async fn names_of(&self, uuid: Uuid) -> Result<Vec<String>> {
+        const PREFIX: &str = "csi.volume.";
+        let all = match self.pool.omap_all("journal list names", &self.directory, PREFIX).await {
+            Err(error) if error.is(libc::ENOENT) => return Ok(Vec::new()),
+            all => all?,
+        };
+        let named = all.iter().filter(|(_, value)| Pointer::parse(value).is_some_and(|at| at.uuid == uuid));
+        Ok(named.filter_map(|(key, _)| key.strip_prefix(PREFIX)).map(str::to_owned).collect())
+    }
+}
+
+pub(super) fn directory_key(name: &str) -> String {
+    format!("csi.volume.{name}")
+}
+
+pub(super) fn intent_key(name: &str) -> String {
+    format!("rbd-csi.intent.{name}")
+}
+
+/// Stands from the record of a deletion to its end; the value is `<uuid>/<image id>`.
+pub(super) fn delete_key(name: &str) -> String {
+    format!("rbd-csi.delete.{name}")
+}
+
+/// The image of a mark; `None` when it is another volume's.
+fn marked(value: &[u8], uuid: Uuid) -> Option<ImageId> {
+    let (marked, image) = std::str::from_utf8(value).ok()?.split_once('/')?;
+    (Uuid::try_parse(marked).ok()? == uuid).then(|| ImageId::new(image))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_points_to_a_uuid_and_perhaps_to_a_pool() {
+        let uuid = Uuid::from_u128(5);
+        assert_eq!(Pointer::parse(uuid.to_string().as_bytes()), Some(Pointer { pool_id: None, uuid }));
+        let pooled = format!("{:016x}/{uuid}", 18);
+        assert_eq!(Pointer::parse(pooled.as_bytes()), Some(Pointer { pool_id: Some(18), uuid }));
+        assert_eq!(Pointer::parse(b"x/y"), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! A reservation is taken back, and a volume's name marked while that is under way.
+
+use uuid::Uuid;
+
+use super::directory::{Pointer, delete_key, directory_key, intent_key};
+use super::{Entry, IMAGE_ID, Journal, NAME, object};
+use crate::ceph::{ImageId, WriteOp};
+use crate::volume::error::Result;
+
+impl Journal {
+    /// Takes the reservation of a volume back; what is gone already is no error.
+    /// The image must be gone, or recorded for its purge, before.
+    ///
+    /// # Errors
+    /// What Ceph answers.
+    pub async fn release(&self, uuid: Uuid, name: &str) -> Result<()> {
+        if name.is_empty() {
+            for name in self.names_of(uuid).await? {
+                self.remove_key(uuid, &name).await?;
+            }
+        } else {
+            self.remove_key(uuid, name).await?;
+        }
+        self.remove_entry(uuid, name).await
+    }
+
+    /// Takes back a reservation whose image does not exist and whose handle nobody may
+    /// use any more. The key first becomes an intent again: wherever this stops, the
+    /// name's next reservation goes on with the same uuid, and nothing is forgotten.
+    ///
+    /// # Errors
+    /// What Ceph answers.
+    pub async fn retract(&self, uuid: Uuid, name: &str) -> Result<()> {
+        let (key, intent, text) = (directory_key(name), intent_key(name), uuid.to_string());
+        let op = WriteOp::new()
+            .omap_equals(&key, text.as_bytes())
+            .omap_remove([key.as_str(), delete_key(name).as_str()])
+            .omap_set([(intent.as_str(), text.as_bytes())]);
+        match self.pool.write("journal retract", &self.directory, op).await {
+            Ok(()) => {}
+            // Another form of the key, or another volume's: only what is this one's goes.
+            Err(error) if error.is(libc::ECANCELED) => return self.release(uuid, name).await,
+            Err(error) if error.is(libc::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.remove_entry(uuid, name).await?;
+        self.remove_if(&intent, text.as_bytes(), &[&intent]).await.map(drop)
+    }
+
+    /// Removes an intent and what was written for it. `false`: it was finished meanwhile.
+    pub(super) async fn withdraw_intent(&self, uuid: Uuid, name: &str) -> Result<bool> {
+        let intent = intent_key(name);
+        if !self.remove_if(&intent, uuid.to_string().as_bytes(), &[&intent]).await? {
+            return Ok(false);
+        }
+        let op = WriteOp::new().omap_equals(NAME, name.as_bytes()).omap_equals(IMAGE_ID, b"").remove();
+        match self.pool.write("journal remove entry", &object(uuid), op).await {
+            Err(error) if !error.is(libc::ENOENT) && !error.is(libc::ECANCELED) => Err(error.into()),
+            _ => Ok(true),
+        }
+    }
+
+    pub(super) async fn remove_entry(&self, uuid: Uuid, name: &str) -> Result<()> {
+        let op = WriteOp::new().omap_equals(NAME, name.as_bytes()).remove();
+        match self.pool.write("journal remove entry", &object(uuid), op).await {
+            Err(error) if !error.is(libc::ENOENT) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds marking a volume's name as being deleted; the whole operation fails with
+    /// ECANCELED when the name is not this volume's any more.
+    pub fn mark_deletion(&self, op: WriteOp, entry: &Entry, id: &ImageId) -> WriteOp {
+        if entry.name.is_empty() {
+            return op;
+        }
+        let (uuid, mark) = (entry.uuid.to_string(), format!("{}/{}", entry.uuid, id.as_str()));
+        op.omap_equals(directory_key(&entry.name), uuid)
+            .omap_set([(delete_key(&entry.name), mark.into_bytes())])
+    }
+
+    async fn remove_key(&self, uuid: Uuid, name: &str) -> Result<()> {
+        let (key, intent, delete) = (directory_key(name), intent_key(name), delete_key(name));
+        let text = uuid.to_string();
+        // An intent stands beside a key only for the same uuid (`intend` asks for no key).
+        let all = [key.as_str(), &intent, &delete];
+        if self.remove_if(&key, text.as_bytes(), &all).await? {
+            return Ok(());
+        }
+        // The key of an old release names the image's pool, too.
+        let values = match self.pool.omap_get("journal look-up", &self.directory, &[&key]).await {
+            Err(error) if error.is(libc::ENOENT) => return Ok(()),
+            values => values?,
+        };
+        if let Some(value) =
+            values.get(&key).filter(|value| Pointer::parse(value).is_some_and(|at| at.uuid == uuid))
+            && self.remove_if(&key, value, &all).await?
+        {
+            return Ok(());
+        }
+        self.remove_if(&intent, text.as_bytes(), &[&intent]).await.map(drop)
+    }
+
+    /// Removes keys of the directory if one of them has this value.
+    async fn remove_if(&self, asserted: &str, value: &[u8], keys: &[&str]) -> Result<bool> {
+        let op = WriteOp::new().omap_equals(asserted, value).omap_remove(keys.iter().copied());
+        match self.pool.write("journal remove key", &self.directory, op).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is(libc::ENOENT) || error.is(libc::ECANCELED) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

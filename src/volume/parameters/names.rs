@@ -1,0 +1,134 @@
+//! The names that parameters have, and what to say of the ones that have none here.
+
+use std::collections::BTreeMap;
+
+use super::{SIDECAR_PREFIX, invalid};
+use crate::spelling::distance;
+use crate::volume::error::Result;
+
+/// Every parameter of ceph-csi's StorageClasses, old releases' included.
+const KNOWN: &[&str] = &[
+    "clusterID",
+    "pool",
+    "dataPool",
+    "radosNamespace",
+    "volumeNamePrefix",
+    "imageFeatures",
+    "mounter",
+    "tryOtherMounters",
+    "mapOptions",
+    "unmapOptions",
+    "mkfsOptions",
+    "cephLogDir",
+    "cephLogStrategy",
+    "encrypted",
+    "encryptionType",
+    "encryptionKMSID",
+    "encryptionCipher",
+    "encryptionKeySize",
+    "encryptionSectorSize",
+    "integrityMode",
+    "stripeUnit",
+    "stripeCount",
+    "objectSize",
+    "topologyConstrainedPools",
+    "thickProvision",
+    "imageFormat",
+];
+
+/// Limits that only librbd can keep; krbd has none of its own.
+const QOS: &[&str] = &[
+    "baseIops",
+    "maxIops",
+    "baseReadIops",
+    "maxReadIops",
+    "baseWriteIops",
+    "maxWriteIops",
+    "baseBps",
+    "maxBps",
+    "baseReadBps",
+    "maxReadBps",
+    "baseWriteBps",
+    "maxWriteBps",
+    "iopsPerGiB",
+    "readIopsPerGiB",
+    "writeIopsPerGiB",
+    "bpsPerGiB",
+    "readBpsPerGiB",
+    "writeBpsPerGiB",
+    "baseVolSizeBytes",
+];
+
+/// Refuses near misses of known names; warns of other unknown ones, or refuses them when strict.
+pub fn check(all: &BTreeMap<String, String>, strict: bool) -> Result<()> {
+    for name in all.keys().filter(|name| !name.starts_with(SIDECAR_PREFIX) && !is_known(name)) {
+        if let Some(near) = nearest(name) {
+            return Err(invalid(format!("unknown parameter {name}: {near} is meant?")));
+        }
+        if strict {
+            return Err(invalid(format!("unknown parameter {name} (--strict-parameters)")));
+        }
+        tracing::warn!(parameter = name, "unknown StorageClass parameter, carried along without effect");
+    }
+    Ok(())
+}
+
+/// What this version cannot do yet must not be made as if it could.
+pub fn refuse_what_is_not_here_yet(all: &BTreeMap<String, String>) -> Result<()> {
+    let value = |name: &str| all.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
+    if let Some(encrypted) = value("encrypted") {
+        match encrypted.to_ascii_lowercase().as_str() {
+            "false" | "f" | "0" => {}
+            "true" | "t" | "1" => return Err(absent("encrypted", "encryption")),
+            _ => return Err(invalid(format!("encrypted is {encrypted:?}, neither true nor false"))),
+        }
+    }
+    if value("topologyConstrainedPools").is_some() {
+        return Err(absent("topologyConstrainedPools", "topology"));
+    }
+    match value("mounter") {
+        Some("rbd-nbd") => return Err(absent("mounter", "rbd-nbd")),
+        None | Some("rbd") => {}
+        Some(other) => tracing::warn!(mounter = other, "unknown mounter: krbd is used, as ceph-csi does"),
+    }
+    if let Some(name) = QOS.iter().find(|name| value(name).is_some_and(|value| value != "0")) {
+        return Err(absent(name, "limits of I/O"));
+    }
+    Ok(())
+}
+
+fn absent(parameter: &str, feature: &str) -> crate::volume::Error {
+    invalid(format!(
+        "{parameter}: this version of the driver has no {feature} yet; use a StorageClass without it"
+    ))
+}
+
+fn is_known(name: &str) -> bool {
+    // Older releases capitalised the limits' names.
+    KNOWN.contains(&name) || QOS.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+fn nearest(name: &str) -> Option<&'static str> {
+    let lower = name.to_ascii_lowercase();
+    KNOWN
+        .iter()
+        .map(|known| (distance(&lower, &known.to_ascii_lowercase()), *known))
+        .filter(|(distance, known)| *distance <= 2 && *distance * 3 < known.len())
+        .min()
+        .map(|(_, known)| known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_is_two_letters_or_another_case() {
+        assert_eq!(nearest("ClusterId"), Some("clusterID"));
+        assert_eq!(nearest("imageFeature"), Some("imageFeatures"));
+        assert_eq!(nearest("mkfsOpts"), None);
+        assert_eq!(nearest("poool"), Some("pool"));
+        assert_eq!(nearest("tool"), Some("pool"));
+        assert_eq!(nearest("retention"), None);
+    }
+}

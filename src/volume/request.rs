@@ -1,0 +1,165 @@
+//! What the CO asks for and what it gets, in the domain's own types.
+//!
+//! Lives here: plain values. The door (`csi::request`) makes them of protobuf once
+//! and holds CSI's general limits: required fields are there, sizes are not
+//! negative, paths are absolute without `..`. What a reader gets wrong: a volume
+//! id is any text; one that no driver composed is the id of nothing, which the
+//! domain decides.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+pub use super::capability::{Access, AccessMode, Capability};
+pub use super::secrets::Secrets;
+
+/// CreateVolume.
+#[derive(Debug, Clone)]
+pub struct CreateRequest {
+    /// The CO's name for the volume: at most 128 bytes of Unicode, no control
+    /// characters but tab and line ends.
+    pub name: String,
+    /// The least size in bytes; 0 when none is asked for.
+    pub required: u64,
+    /// The greatest size in bytes; 0 when there is none.
+    pub limit: u64,
+    /// All ways in which it shall be usable; at least one.
+    pub capabilities: Vec<Capability>,
+    /// The StorageClass' parameters.
+    pub parameters: BTreeMap<String, String>,
+    /// The VolumeAttributesClass' parameters.
+    pub mutable_parameters: BTreeMap<String, String>,
+    /// The provisioner's secret.
+    pub secrets: Secrets,
+    /// Whether a snapshot or another volume is named as the source.
+    pub has_content_source: bool,
+    /// Whether the volume is asked for in some topology.
+    pub has_topology: bool,
+}
+
+/// DeleteVolume.
+#[derive(Debug, Clone)]
+pub struct DeleteRequest {
+    /// The volume's handle.
+    pub volume_id: String,
+    /// The provisioner's secret.
+    pub secrets: Secrets,
+}
+
+/// ValidateVolumeCapabilities.
+#[derive(Debug, Clone)]
+pub struct ValidateRequest {
+    /// The volume's handle.
+    pub volume_id: String,
+    /// The context that CreateVolume answered, or a static PV's attributes.
+    pub context: BTreeMap<String, String>,
+    /// What is asked about; at least one.
+    pub capabilities: Vec<Capability>,
+    /// The parameters that it was created with.
+    pub parameters: BTreeMap<String, String>,
+    /// The provisioner's secret.
+    pub secrets: Secrets,
+}
+
+/// NodeStageVolume.
+#[derive(Debug, Clone)]
+pub struct StageRequest {
+    /// The volume's handle.
+    pub volume_id: String,
+    /// The directory that the CO made for it, absolute.
+    pub staging_path: PathBuf,
+    /// How it will be used.
+    pub capability: Capability,
+    /// The node-stage secret.
+    pub secrets: Secrets,
+    /// The context that CreateVolume answered, or a static PV's attributes.
+    pub context: BTreeMap<String, String>,
+    /// What ControllerPublishVolume answered; foreign keys are ignored.
+    pub publish_context: BTreeMap<String, String>,
+}
+
+/// NodeUnstageVolume.
+#[derive(Debug, Clone)]
+pub struct UnstageRequest {
+    /// The volume's handle.
+    pub volume_id: String,
+    /// Where it was staged, absolute.
+    pub staging_path: PathBuf,
+}
+
+/// NodePublishVolume.
+#[derive(Debug, Clone)]
+pub struct PublishRequest {
+    /// The volume's handle.
+    pub volume_id: String,
+    /// Where it was staged, absolute; `None` when the CO does not say, which is
+    /// an order of calls that cannot be (CSI: FAILED_PRECONDITION).
+    pub staging_path: Option<PathBuf>,
+    /// Where the pod shall find it, absolute.
+    pub target_path: PathBuf,
+    /// How the pod will use it.
+    pub capability: Capability,
+    /// Whether this pod must not write.
+    pub read_only: bool,
+    /// The context that CreateVolume answered, or a static PV's attributes.
+    pub context: BTreeMap<String, String>,
+}
+
+/// NodeUnpublishVolume.
+#[derive(Debug, Clone)]
+pub struct UnpublishRequest {
+    /// The volume's handle.
+    pub volume_id: String,
+    /// Where the pod found it, absolute.
+    pub target_path: PathBuf,
+}
+
+/// NodeGetVolumeStats.
+#[derive(Debug, Clone)]
+pub struct StatsRequest {
+    /// The volume's handle.
+    pub volume_id: String,
+    /// A path where it is staged or published. It may be relative, and then it is
+    /// no path of any volume.
+    pub path: PathBuf,
+    /// Where it was staged, when the CO says so.
+    pub staging_path: Option<PathBuf>,
+}
+
+/// A volume that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Its handle.
+    pub id: String,
+    /// Its size in bytes.
+    pub capacity: u64,
+    /// What the node needs to know of it, without secrets.
+    pub context: BTreeMap<String, String>,
+}
+
+/// How full a volume is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usage {
+    /// A file system, as statfs tells it.
+    Filesystem {
+        /// Its bytes.
+        bytes: Amount,
+        /// Its inodes; all zero where the file system has no fixed number of them.
+        inodes: Amount,
+    },
+    /// A device: what of it is in use, only its user knows.
+    Block {
+        /// Its size in bytes.
+        total: u64,
+    },
+}
+
+/// How much there is of bytes or of inodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Amount {
+    /// All.
+    pub total: u64,
+    /// What is in use.
+    pub used: u64,
+    /// What an unprivileged user can still take.
+    pub available: u64,
+}
