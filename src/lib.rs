@@ -1,11 +1,17 @@
 //! rbd-csi: a CSI driver that gives Kubernetes pods block volumes from Ceph RBD.
 //!
 //! Data flows one way, from the door to the leaves:
-//! `csi` → `volume` → {`ceph`, `host`}.
+//! [`csi`] → [`volume`] → {[`ceph`], [`host`]}.
 //! ARCHITECTURE.md is the map.
 
+pub mod options;
+pub mod start;
 
 pub mod config;
+pub mod health;
+pub mod liveness;
+pub mod server;
+pub mod telemetry;
 
 pub mod csi;
 

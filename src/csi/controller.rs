@@ -1,0 +1,237 @@
+//! The Controller service: volumes are created, deleted and asked about.
+//!
+//! Lives here: from a call to the domain's `Controller` and back. What a reader gets
+//! wrong: a call that is not served must not be announced either, since the sidecars
+//! start a worker for each capability.
+
+use tonic::{Request, Response, Status};
+
+use super::proto;
+use super::proto::controller_server::Controller;
+use super::proto::controller_service_capability::rpc::Type;
+use super::proto::controller_service_capability::{Rpc, Type as Capability};
+use super::proto::validate_volume_capabilities_response::Confirmed;
+use super::unserved::unserved;
+use super::{deadline, request, status};
+use crate::volume::controller as domain;
+
+const LIST: &str = "ControllerGetCapabilities";
+
+/// What is served. SINGLE_NODE_MULTI_WRITER says that the two finer single-node modes
+/// are understood. ceph-csi announces it on its nodes only, and CSI does not demand
+/// it of both; but a CO that reads one list must not conclude the opposite, and
+/// either mix of modes is accepted anyway.
+const SERVED: [Type; 2] = [Type::CreateDeleteVolume, Type::SingleNodeMultiWriter];
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// The Controller service.
+#[derive(Clone)]
+pub struct ControllerService(domain::Controller);
+
+impl ControllerService {
+    /// Serves this controller.
+    pub fn new(controller: domain::Controller) -> Self {
+        Self(controller)
+    }
+}
+
+#[tonic::async_trait]
+impl Controller for ControllerService {
+    async fn create_volume(
+        &self,
+        call: Request<proto::CreateVolumeRequest>,
+    ) -> Answer<proto::CreateVolumeResponse> {
+        let deadline = deadline::deadline(call.metadata(), deadline::CONTROLLER);
+        let request = request::create(call.into_inner())?;
+        let volume = self.0.create(request, deadline).await.map_err(|error| status::create_status(&error))?;
+        let volume = proto::Volume {
+            capacity_bytes: i64::try_from(volume.capacity).unwrap_or(i64::MAX),
+            volume_id: volume.id,
+            volume_context: volume.context,
+            ..Default::default()
+        };
+        Ok(Response::new(proto::CreateVolumeResponse { volume: Some(volume) }))
+    }
+
+    async fn delete_volume(
+        &self,
+        call: Request<proto::DeleteVolumeRequest>,
+    ) -> Answer<proto::DeleteVolumeResponse> {
+        let deadline = deadline::deadline(call.metadata(), deadline::CONTROLLER);
+        let request = request::delete(call.into_inner())?;
+        // Removed or absent: CSI answers OK to both.
+        self.0.delete(request, deadline).await?;
+        Ok(Response::new(proto::DeleteVolumeResponse {}))
+    }
+
+    async fn validate_volume_capabilities(
+        &self,
+        call: Request<proto::ValidateVolumeCapabilitiesRequest>,
+    ) -> Answer<proto::ValidateVolumeCapabilitiesResponse> {
+        let deadline = deadline::deadline(call.metadata(), deadline::CONTROLLER);
+        let asked = call.get_ref().clone();
+        let request = request::validate(call.into_inner())?;
+        let refusal = self.0.validate(request, deadline).await?;
+        Ok(Response::new(verdict(asked, refusal)))
+    }
+
+    async fn controller_get_capabilities(
+        &self,
+        _: Request<proto::ControllerGetCapabilitiesRequest>,
+    ) -> Answer<proto::ControllerGetCapabilitiesResponse> {
+        let capability = |served: Type| proto::ControllerServiceCapability {
+            r#type: Some(Capability::Rpc(Rpc { r#type: served.into() })),
+        };
+        let capabilities = SERVED.map(capability).to_vec();
+        Ok(Response::new(proto::ControllerGetCapabilitiesResponse { capabilities }))
+    }
+
+    async fn controller_publish_volume(
+        &self,
+        _: Request<proto::ControllerPublishVolumeRequest>,
+    ) -> Answer<proto::ControllerPublishVolumeResponse> {
+        unserved("ControllerPublishVolume", LIST)
+    }
+
+    async fn controller_unpublish_volume(
+        &self,
+        _: Request<proto::ControllerUnpublishVolumeRequest>,
+    ) -> Answer<proto::ControllerUnpublishVolumeResponse> {
+        unserved("ControllerUnpublishVolume", LIST)
+    }
+
+    async fn list_volumes(
+        &self,
+        _: Request<proto::ListVolumesRequest>,
+    ) -> Answer<proto::ListVolumesResponse> {
+        unserved("ListVolumes", LIST)
+    }
+
+    async fn get_capacity(
+        &self,
+        _: Request<proto::GetCapacityRequest>,
+    ) -> Answer<proto::GetCapacityResponse> {
+        unserved("GetCapacity", LIST)
+    }
+
+    async fn create_snapshot(
+        &self,
+        _: Request<proto::CreateSnapshotRequest>,
+    ) -> Answer<proto::CreateSnapshotResponse> {
+        unserved("CreateSnapshot", LIST)
+    }
+
+    async fn delete_snapshot(
+        &self,
+        _: Request<proto::DeleteSnapshotRequest>,
+    ) -> Answer<proto::DeleteSnapshotResponse> {
+        unserved("DeleteSnapshot", LIST)
+    }
+
+    async fn list_snapshots(
+        &self,
+        _: Request<proto::ListSnapshotsRequest>,
+    ) -> Answer<proto::ListSnapshotsResponse> {
+        unserved("ListSnapshots", LIST)
+    }
+
+    async fn get_snapshot(
+        &self,
+        _: Request<proto::GetSnapshotRequest>,
+    ) -> Answer<proto::GetSnapshotResponse> {
+        unserved("GetSnapshot", LIST)
+    }
+
+    async fn controller_expand_volume(
+        &self,
+        _: Request<proto::ControllerExpandVolumeRequest>,
+    ) -> Answer<proto::ControllerExpandVolumeResponse> {
+        unserved("ControllerExpandVolume", LIST)
+    }
+
+    async fn controller_get_volume(
+        &self,
+        _: Request<proto::ControllerGetVolumeRequest>,
+    ) -> Answer<proto::ControllerGetVolumeResponse> {
+        unserved("ControllerGetVolume", LIST)
+    }
+
+    async fn controller_modify_volume(
+        &self,
+        _: Request<proto::ControllerModifyVolumeRequest>,
+    ) -> Answer<proto::ControllerModifyVolumeResponse> {
+        unserved("ControllerModifyVolume", LIST)
+    }
+
+    async fn controller_list_volume_health(
+        &self,
+        _: Request<proto::ControllerListVolumeHealthRequest>,
+    ) -> Answer<proto::ControllerListVolumeHealthResponse> {
+        unserved("ControllerListVolumeHealth", LIST)
+    }
+
+    async fn controller_get_volume_health(
+        &self,
+        _: Request<proto::ControllerGetVolumeHealthRequest>,
+    ) -> Answer<proto::ControllerGetVolumeHealthResponse> {
+        unserved("ControllerGetVolumeHealth", LIST)
+    }
+}
+
+/// Confirms what was looked at, and only that: the capabilities, and the context by
+/// which the volume was found. Parameters are not kept with a volume, so they cannot
+/// be confirmed (CSI: a field that is not set was not validated).
+fn verdict(
+    asked: proto::ValidateVolumeCapabilitiesRequest,
+    refusal: Option<String>,
+) -> proto::ValidateVolumeCapabilitiesResponse {
+    let refusal = refusal.or_else(|| {
+        let key = asked.mutable_parameters.keys().next()?;
+        Some(format!("mutable parameter {key}: no parameter of a volume can be changed in this version"))
+    });
+    match refusal {
+        Some(message) => proto::ValidateVolumeCapabilitiesResponse { confirmed: None, message },
+        None => proto::ValidateVolumeCapabilitiesResponse {
+            confirmed: Some(Confirmed {
+                volume_context: asked.volume_context,
+                volume_capabilities: asked.volume_capabilities,
+                ..Default::default()
+            }),
+            message: String::new(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn asked(mutable: &[&str]) -> proto::ValidateVolumeCapabilitiesRequest {
+        let map = |keys: &[&str]| keys.iter().map(|key| ((*key).to_owned(), "v".to_owned())).collect();
+        proto::ValidateVolumeCapabilitiesRequest {
+            volume_id: "v".into(),
+            volume_context: map(&["pool"]),
+            volume_capabilities: vec![proto::VolumeCapability::default()],
+            parameters: map(&["clusterID"]),
+            secrets: BTreeMap::from([("userKey".to_owned(), "canary".to_owned())]),
+            mutable_parameters: map(mutable),
+        }
+    }
+
+    #[test]
+    fn only_what_was_looked_at_is_confirmed() {
+        let confirmed = verdict(asked(&[]), None).confirmed.unwrap();
+        assert_eq!((confirmed.volume_capabilities.len(), confirmed.volume_context.len()), (1, 1));
+        assert!(confirmed.parameters.is_empty() && confirmed.mutable_parameters.is_empty());
+    }
+
+    #[test]
+    fn a_refusal_has_a_reason_and_confirms_nothing() {
+        let refused = verdict(asked(&[]), Some("no".into()));
+        assert_eq!((refused.confirmed, refused.message.as_str()), (None, "no"));
+        let refused = verdict(asked(&["iops"]), None);
+        assert!(refused.confirmed.is_none() && refused.message.contains("iops"));
+    }
+}

@@ -1,0 +1,96 @@
+//! The Identity service: who this driver is and what it serves.
+//!
+//! What a reader gets wrong: the capabilities do not depend on which services this
+//! process runs. CSI (GetPluginCapabilities): all instances of one version answer
+//! the same, "regardless of … which RPCs an instance is serving".
+
+use std::collections::BTreeMap;
+
+use tonic::{Request, Response, Status};
+
+use super::proto;
+use super::proto::identity_server::Identity;
+use super::proto::plugin_capability;
+use super::proto::plugin_capability::service::Type;
+use crate::health::Health;
+
+/// The CSI release that `proto/csi.proto` holds.
+const CSI: &str = "1.13.0";
+
+/// The Identity service.
+#[derive(Debug, Clone)]
+pub struct IdentityService {
+    name: String,
+    health: Health,
+}
+
+impl IdentityService {
+    /// A driver of that name (`--drivername`).
+    pub fn new(name: String, health: Health) -> Self {
+        Self { name, health }
+    }
+}
+
+#[tonic::async_trait]
+impl Identity for IdentityService {
+    async fn get_plugin_info(
+        &self,
+        _: Request<proto::GetPluginInfoRequest>,
+    ) -> Result<Response<proto::GetPluginInfoResponse>, Status> {
+        let manifest =
+            [("csi", CSI), ("license", env!("CARGO_PKG_LICENSE")), ("url", env!("CARGO_PKG_REPOSITORY"))];
+        Ok(Response::new(proto::GetPluginInfoResponse {
+            name: self.name.clone(),
+            vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
+            manifest: BTreeMap::from(manifest.map(|(key, value)| (key.to_owned(), value.to_owned()))),
+        }))
+    }
+
+    async fn get_plugin_capabilities(
+        &self,
+        _: Request<proto::GetPluginCapabilitiesRequest>,
+    ) -> Result<Response<proto::GetPluginCapabilitiesResponse>, Status> {
+        let service = plugin_capability::Service { r#type: Type::ControllerService.into() };
+        let r#type = Some(plugin_capability::Type::Service(service));
+        let capabilities = vec![proto::PluginCapability { r#type }];
+        Ok(Response::new(proto::GetPluginCapabilitiesResponse { capabilities }))
+    }
+
+    async fn probe(&self, _: Request<proto::ProbeRequest>) -> Result<Response<proto::ProbeResponse>, Status> {
+        // CSI: FAILED_PRECONDITION when a dependency is missing; the process serves
+        // calls only when it has started, so it is ready.
+        self.health.check().await.map_err(Status::failed_precondition)?;
+        Ok(Response::new(proto::ProbeResponse { ready: Some(true) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ConfigFiles;
+    use tonic::Code;
+
+    #[tokio::test]
+    async fn it_says_who_it_is_and_whether_it_can_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let config =
+            ConfigFiles { cluster: dir.path().join("config.json"), mapping: dir.path().join("none") };
+        let service = IdentityService::new("rbd.csi.ceph.com".into(), Health::new(config.clone(), false));
+
+        let info = service.get_plugin_info(Request::new(Default::default())).await.unwrap().into_inner();
+        assert_eq!(
+            (info.name.as_str(), info.vendor_version.as_str()),
+            ("rbd.csi.ceph.com", env!("CARGO_PKG_VERSION"))
+        );
+        let answer =
+            service.get_plugin_capabilities(Request::new(Default::default())).await.unwrap().into_inner();
+        assert_eq!(answer.capabilities.len(), 1);
+
+        let sick = service.probe(Request::new(Default::default())).await.unwrap_err();
+        assert_eq!(sick.code(), Code::FailedPrecondition);
+        assert!(sick.message().contains("config.json"));
+        std::fs::write(&config.cluster, "[]").unwrap();
+        let well = service.probe(Request::new(Default::default())).await.unwrap().into_inner();
+        assert_eq!(well.ready, Some(true));
+    }
+}

@@ -1,0 +1,120 @@
+//! Protobuf to the domain's requests, once: after this nobody checks a field again.
+//!
+//! Lives here: which field is required and which rule of `limits` it obeys. Not
+//! here: what a parameter or an id means. What a reader gets wrong: an id is
+//! refused only when it is empty, and NodeGetVolumeStats' path not even when it is
+//! relative: nothing is there, which the domain says.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::capability::{capabilities, capability};
+use super::limits::{bytes, map, name, path, present, required};
+use super::proto;
+use crate::volume::error::Result;
+use crate::volume::request::{
+    CreateRequest, DeleteRequest, PublishRequest, Secrets, StageRequest, StatsRequest, UnpublishRequest,
+    UnstageRequest, ValidateRequest,
+};
+
+/// CreateVolume.
+pub(super) fn create(request: proto::CreateVolumeRequest) -> Result<CreateRequest> {
+    let range = request.capacity_range.unwrap_or_default();
+    if let Some(source) = &request.volume_content_source {
+        present("volume_content_source.type", source.r#type.as_ref())?;
+    }
+    Ok(CreateRequest {
+        name: name("name", request.name)?,
+        required: bytes("capacity_range.required_bytes", range.required_bytes)?,
+        limit: bytes("capacity_range.limit_bytes", range.limit_bytes)?,
+        capabilities: capabilities("volume_capabilities", request.volume_capabilities)?,
+        parameters: map("parameters", request.parameters)?,
+        mutable_parameters: map("mutable_parameters", request.mutable_parameters)?,
+        secrets: secrets(request.secrets)?,
+        has_content_source: request.volume_content_source.is_some(),
+        has_topology: request.accessibility_requirements.is_some(),
+    })
+}
+
+/// DeleteVolume.
+pub(super) fn delete(request: proto::DeleteVolumeRequest) -> Result<DeleteRequest> {
+    Ok(DeleteRequest { volume_id: volume_id(request.volume_id)?, secrets: secrets(request.secrets)? })
+}
+
+/// ValidateVolumeCapabilities.
+pub(super) fn validate(request: proto::ValidateVolumeCapabilitiesRequest) -> Result<ValidateRequest> {
+    map("mutable_parameters", request.mutable_parameters)?;
+    Ok(ValidateRequest {
+        volume_id: volume_id(request.volume_id)?,
+        context: map("volume_context", request.volume_context)?,
+        capabilities: capabilities("volume_capabilities", request.volume_capabilities)?,
+        parameters: map("parameters", request.parameters)?,
+        secrets: secrets(request.secrets)?,
+    })
+}
+
+/// NodeStageVolume.
+pub(super) fn stage(request: proto::NodeStageVolumeRequest) -> Result<StageRequest> {
+    Ok(StageRequest {
+        volume_id: volume_id(request.volume_id)?,
+        staging_path: path("staging_target_path", request.staging_target_path)?,
+        capability: capability("volume_capability", request.volume_capability)?,
+        secrets: secrets(request.secrets)?,
+        context: map("volume_context", request.volume_context)?,
+        publish_context: map("publish_context", request.publish_context)?,
+    })
+}
+
+/// NodeUnstageVolume.
+pub(super) fn unstage(request: proto::NodeUnstageVolumeRequest) -> Result<UnstageRequest> {
+    Ok(UnstageRequest {
+        volume_id: volume_id(request.volume_id)?,
+        staging_path: path("staging_target_path", request.staging_target_path)?,
+    })
+}
+
+/// NodePublishVolume.
+pub(super) fn publish(request: proto::NodePublishVolumeRequest) -> Result<PublishRequest> {
+    map("publish_context", request.publish_context)?;
+    secrets(request.secrets)?;
+    Ok(PublishRequest {
+        volume_id: volume_id(request.volume_id)?,
+        staging_path: optional_path("staging_target_path", request.staging_target_path)?,
+        target_path: path("target_path", request.target_path)?,
+        capability: capability("volume_capability", request.volume_capability)?,
+        read_only: request.readonly,
+        context: map("volume_context", request.volume_context)?,
+    })
+}
+
+/// NodeUnpublishVolume.
+pub(super) fn unpublish(request: proto::NodeUnpublishVolumeRequest) -> Result<UnpublishRequest> {
+    Ok(UnpublishRequest {
+        volume_id: volume_id(request.volume_id)?,
+        target_path: path("target_path", request.target_path)?,
+    })
+}
+
+/// NodeGetVolumeStats.
+pub(super) fn stats(request: proto::NodeGetVolumeStatsRequest) -> Result<StatsRequest> {
+    Ok(StatsRequest {
+        volume_id: volume_id(request.volume_id)?,
+        path: PathBuf::from(required("volume_path", request.volume_path)?),
+        staging_path: optional_path("staging_target_path", request.staging_target_path)?,
+    })
+}
+
+fn volume_id(value: String) -> Result<String> {
+    required("volume_id", value)
+}
+
+fn secrets(value: BTreeMap<String, String>) -> Result<Secrets> {
+    map("secrets", value).map(Secrets::new)
+}
+
+fn optional_path(field: &str, value: String) -> Result<Option<PathBuf>> {
+    if value.is_empty() { Ok(None) } else { path(field, value).map(Some) }
+}
+
+#[cfg(test)]
+mod tests;

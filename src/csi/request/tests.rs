@@ -1,0 +1,132 @@
+//! Every request with one thing wrong at a time.
+
+use super::*;
+use crate::volume::error::Kind;
+use proto::volume_capability::access_mode::Mode;
+use proto::volume_capability::{AccessMode, AccessType, BlockVolume};
+use proto::{CapacityRange, CreateVolumeRequest, NodePublishVolumeRequest, NodeStageVolumeRequest};
+
+fn block() -> proto::VolumeCapability {
+    proto::VolumeCapability {
+        access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),
+        access_type: Some(AccessType::Block(BlockVolume {})),
+    }
+}
+
+fn creation() -> CreateVolumeRequest {
+    CreateVolumeRequest { name: "pvc-1".into(), volume_capabilities: vec![block()], ..Default::default() }
+}
+
+fn staging() -> NodeStageVolumeRequest {
+    NodeStageVolumeRequest {
+        volume_id: "v".into(),
+        staging_target_path: "/staging".into(),
+        volume_capability: Some(block()),
+        ..Default::default()
+    }
+}
+
+fn publication() -> NodePublishVolumeRequest {
+    NodePublishVolumeRequest {
+        volume_id: "v".into(),
+        staging_target_path: "/staging".into(),
+        target_path: "/target".into(),
+        volume_capability: Some(block()),
+        ..Default::default()
+    }
+}
+
+fn big() -> BTreeMap<String, String> {
+    BTreeMap::from([("k".to_owned(), "v".repeat(4096))])
+}
+
+/// The text of the refusal, which must be the caller's fault.
+fn refused<T: std::fmt::Debug>(result: Result<T>) -> String {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind, Kind::InvalidArgument);
+    error.to_string()
+}
+
+#[test]
+fn the_least_that_a_creation_needs() {
+    let request = create(creation()).unwrap();
+    assert_eq!((request.name.as_str(), request.required, request.limit), ("pvc-1", 0, 0));
+    assert!(!request.has_content_source && !request.has_topology);
+}
+
+#[test]
+fn each_mistake_of_a_creation_is_named() {
+    let mut wrong: Vec<(CreateVolumeRequest, &str)> = Vec::new();
+    wrong.push((CreateVolumeRequest { name: String::new(), ..creation() }, "name is missing"));
+    wrong.push((CreateVolumeRequest { name: "a\u{7}".into(), ..creation() }, "name contains"));
+    wrong.push((
+        CreateVolumeRequest { volume_capabilities: Vec::new(), ..creation() },
+        "volume_capabilities is empty",
+    ));
+    let range = |required_bytes, limit_bytes| Some(CapacityRange { required_bytes, limit_bytes });
+    wrong.push((
+        CreateVolumeRequest { capacity_range: range(-1, 0), ..creation() },
+        "capacity_range.required_bytes",
+    ));
+    wrong.push((
+        CreateVolumeRequest { capacity_range: range(1, -5), ..creation() },
+        "capacity_range.limit_bytes",
+    ));
+    wrong.push((CreateVolumeRequest { parameters: big(), ..creation() }, "parameters has 4097"));
+    wrong.push((CreateVolumeRequest { mutable_parameters: big(), ..creation() }, "mutable_parameters has"));
+    wrong.push((CreateVolumeRequest { secrets: big(), ..creation() }, "secrets has"));
+    let source = Some(proto::VolumeContentSource { r#type: None });
+    wrong.push((
+        CreateVolumeRequest { volume_content_source: source, ..creation() },
+        "volume_content_source.type",
+    ));
+    for (request, expected) in wrong {
+        let text = refused(create(request));
+        assert!(text.starts_with(expected), "{text}");
+    }
+}
+
+#[test]
+fn an_id_of_any_form_and_length_passes_but_not_an_empty_one() {
+    for id in ["fake-vol-id".to_owned(), "x".repeat(10_000), "../../etc".to_owned(), "\0".to_owned()] {
+        let request = proto::DeleteVolumeRequest { volume_id: id.clone(), ..Default::default() };
+        assert_eq!(delete(request).unwrap().volume_id, id);
+    }
+    assert_eq!(refused(delete(Default::default())), "volume_id is missing");
+    assert_eq!(refused(validate(Default::default())), "volume_id is missing");
+    assert_eq!(refused(stage(Default::default())), "volume_id is missing");
+    assert_eq!(refused(unstage(Default::default())), "volume_id is missing");
+    assert_eq!(refused(publish(Default::default())), "volume_id is missing");
+    assert_eq!(refused(unpublish(Default::default())), "volume_id is missing");
+    assert_eq!(refused(stats(Default::default())), "volume_id is missing");
+}
+
+#[test]
+fn paths_of_the_node_are_absolute() {
+    assert!(stage(staging()).is_ok() && publish(publication()).is_ok());
+    for path in ["", "staging", "/a/../b"] {
+        let staged = NodeStageVolumeRequest { staging_target_path: path.into(), ..staging() };
+        assert!(refused(stage(staged)).starts_with("staging_target_path"), "{path}");
+        let published = NodePublishVolumeRequest { target_path: path.into(), ..publication() };
+        assert!(refused(publish(published)).starts_with("target_path"), "{path}");
+    }
+}
+
+#[test]
+fn publishing_without_staging_path_is_the_domains_to_judge() {
+    let request = NodePublishVolumeRequest { staging_target_path: String::new(), ..publication() };
+    assert_eq!(publish(request).unwrap().staging_path, None);
+}
+
+#[test]
+fn stats_take_any_path_but_none() {
+    let of = |path: &str| {
+        stats(proto::NodeGetVolumeStatsRequest {
+            volume_id: "v".into(),
+            volume_path: path.into(),
+            ..Default::default()
+        })
+    };
+    assert_eq!(of("some/path").unwrap().path, PathBuf::from("some/path"));
+    assert_eq!(refused(of("")), "volume_path is missing");
+}

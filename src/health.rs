@@ -1,0 +1,84 @@
+//! Whether this process can do its work: what Probe and `/healthz` answer.
+//!
+//! Only what a restart or the operator of this node could change: that
+//! configuration can be read, that the node has krbd, that the workers run.
+//! Never Ceph: an outage there would restart every plugin of the Kubernetes
+//! cluster, and help nobody.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::config::ConfigFiles;
+use crate::host::{krbd, module};
+
+/// How often the workers show that they run.
+const BEAT: Duration = Duration::from_secs(1);
+/// How late that may be; a busy machine is no reason for a restart.
+const LATE: Duration = Duration::from_secs(30);
+
+/// Judges this process.
+#[derive(Debug, Clone)]
+pub struct Health {
+    config: ConfigFiles,
+    node: bool,
+    started: Instant,
+    /// Milliseconds after `started` at which a worker ran last.
+    beat: Arc<AtomicU64>,
+}
+
+impl Health {
+    /// For a process with that configuration; `node`: it serves the node too.
+    /// Within a tokio runtime.
+    pub fn new(config: ConfigFiles, node: bool) -> Self {
+        let this = Self { config, node, started: Instant::now(), beat: Arc::default() };
+        let (beat, started) = (Arc::downgrade(&this.beat), this.started);
+        tokio::spawn(async move {
+            while let Some(beat) = beat.upgrade() {
+                beat.store(
+                    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                    Ordering::Relaxed,
+                );
+                drop(beat);
+                tokio::time::sleep(BEAT).await;
+            }
+        });
+        this
+    }
+
+    /// Fine, or why not.
+    ///
+    /// # Errors
+    /// One line for the operator.
+    pub async fn check(&self) -> Result<(), String> {
+        let silent =
+            self.started.elapsed().saturating_sub(Duration::from_millis(self.beat.load(Ordering::Relaxed)));
+        if silent > LATE {
+            return Err(format!("no worker has run for {} s", silent.as_secs()));
+        }
+        self.config.check().map_err(|error| error.to_string())?;
+        if self.node && !krbd::is_loaded() {
+            let loaded = tokio::task::spawn_blocking(module::ensure_loaded).await;
+            loaded
+                .map_err(|error| error.to_string())?
+                .map_err(|error| format!("krbd cannot be used: {error}"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_missing_configuration_is_told_and_a_good_one_is_fine() {
+        let folder = tempfile::tempdir().unwrap();
+        let config =
+            ConfigFiles { cluster: folder.path().join("config.json"), mapping: folder.path().join("m.json") };
+        let health = Health::new(config.clone(), false);
+        assert!(health.check().await.unwrap_err().contains("config.json"));
+        std::fs::write(&config.cluster, "[]").unwrap();
+        assert_eq!(health.check().await, Ok(()));
+    }
+}
