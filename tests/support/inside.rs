@@ -1,0 +1,97 @@
+//! Running a part of a test inside a node: the test's own executable, started there with
+//! the name of one of its ignored tests.
+//!
+//! What a reader gets wrong: the part inside knows the lab only by variables; the key
+//! among them is the canary that must not be seen anywhere else.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use super::lab::{Cluster, Lab, succeed};
+
+/// The variable with the key of `client.admin`.
+pub const KEY: &str = "LAB_KEY";
+
+/// How to run parts of a test in a lab's first node.
+#[derive(Clone)]
+pub struct Inside<'a> {
+    lab: &'a Lab,
+    variables: Vec<(String, String)>,
+}
+
+impl<'a> Inside<'a> {
+    /// Knowing of no cluster.
+    pub fn new(lab: &'a Lab) -> Self {
+        Self { lab, variables: Vec::new() }
+    }
+
+    /// With what is to be known of a cluster.
+    pub fn of(self, cluster: &Cluster) -> Self {
+        self.with("LAB_MONITORS", &cluster.monitors)
+            .with("LAB_FSID", &cluster.fsid)
+            .with(KEY, &cluster.admin_key)
+    }
+
+    /// With one more variable.
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The test of that name there, for what may fail or runs beside this.
+    pub fn command(&self, test: &str) -> Command {
+        let executable = std::env::current_exe().unwrap();
+        let executable = executable.to_str().unwrap();
+        let argv = [executable, "--exact", test, "--ignored", "--nocapture", "--test-threads=1"];
+        let variables: Vec<_> =
+            self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        self.lab.node(0).command_with(&variables, &argv)
+    }
+
+    /// Runs the test of that name there; it must succeed. Gives its output.
+    pub fn run(&self, test: &str) -> String {
+        let output = succeed(&mut self.command(test));
+        assert!(output.contains("1 passed"), "{test} did not run in the node: {output}");
+        output
+    }
+}
+
+/// A variable of the part inside.
+pub fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is set by the part outside"))
+}
+
+/// Reads all processes' arguments again and again, as somebody who spies would.
+pub struct ArgvWatch {
+    stop: Arc<AtomicBool>,
+    seen: JoinHandle<BTreeSet<String>>,
+}
+
+impl ArgvWatch {
+    /// Starts to look.
+    pub fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = stop.clone();
+        let seen = std::thread::spawn(move || {
+            let mut seen = BTreeSet::new();
+            while !flag.load(Ordering::Relaxed) {
+                for process in std::fs::read_dir("/proc").unwrap().flatten() {
+                    let argv = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+                    seen.insert(String::from_utf8_lossy(&argv).replace('\0', " "));
+                }
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            seen
+        });
+        Self { stop, seen }
+    }
+
+    /// All that was seen.
+    pub fn stop(self) -> BTreeSet<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.seen.join().unwrap()
+    }
+}
