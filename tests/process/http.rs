@@ -1,0 +1,87 @@
+//! `/metrics` and `/healthz`.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+
+use rbd_csi::csi::proto::ProbeRequest;
+use tonic::Code;
+
+use super::program::{Place, free_port};
+
+/// The status and body of a page.
+pub fn get(port: u16, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[tokio::test]
+async fn calls_are_counted_by_method_and_code() {
+    let place = Place::new();
+    let port = free_port();
+    let program =
+        place.serve(&["--controllerserver=true", &format!("--metricsport={port}"), "--metricspath=/here"]);
+    place.identity().await.probe(ProbeRequest {}).await.unwrap();
+    let (status, text) = get(port, "/here");
+    assert_eq!(status, 200);
+    let counted = |line: &&str| {
+        line.starts_with("rbd_csi_rpc_seconds_count{")
+            && line.contains("\"Probe\"")
+            && line.contains("\"OK\"")
+    };
+    let line = text.lines().find(counted).unwrap_or_else(|| panic!("no Probe in\n{text}"));
+    assert!(line.ends_with(" 1"), "{line}");
+    assert!(text.contains("rbd_csi_rpc_seconds_bucket{"), "{text}");
+    for word in ["in_flight", "oldest"] {
+        assert!(text.contains(word), "{word} is not in\n{text}");
+    }
+    assert_eq!(get(port, "/metrics").0, 404);
+    program.stop_within(5);
+}
+
+#[tokio::test]
+async fn health_follows_the_configuration_and_not_the_cluster() {
+    let place = Place::new();
+    let port = free_port();
+    let _program = place.serve(&["--controllerserver=true", &format!("--metricsport={port}")]);
+    let mut identity = place.identity().await;
+    // The cluster is deaf, and all is well.
+    assert_eq!(get(port, "/healthz").0, 200);
+    identity.probe(ProbeRequest {}).await.unwrap();
+
+    let config = place.path("config.json");
+    std::fs::rename(&config, place.path("elsewhere")).unwrap();
+    let (status, text) = get(port, "/healthz");
+    assert_eq!(status, 503);
+    assert!(text.contains("config.json"), "{text}");
+    let status = identity.probe(ProbeRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(status.message().contains("config.json"), "{status:?}");
+
+    std::fs::rename(place.path("elsewhere"), &config).unwrap();
+    assert_eq!(get(port, "/healthz").0, 200);
+    identity.probe(ProbeRequest {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_a_warning() {
+    let place = Place::new();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    let program = place.serve(&["--controllerserver=true", &format!("--metricsport={port}")]);
+    place.identity().await.probe(ProbeRequest {}).await.unwrap();
+    let log = program.stop_within(5);
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains(&port.to_string())), "{log}");
+}
+
+#[test]
+fn nothing_listens_unless_it_is_asked_for() {
+    let place = Place::new();
+    let before = TcpStream::connect("127.0.0.1:8080").is_ok();
+    let program = place.serve(&["--controllerserver=true"]);
+    assert_eq!(TcpStream::connect("127.0.0.1:8080").is_ok(), before);
+    assert!(!program.stop_within(5).contains("metrics"));
+}

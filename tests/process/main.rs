@@ -1,0 +1,14 @@
+//! The program itself, as a process: its command line, sockets, signals, logs and metrics.
+//! Needs no Ceph, no kernel module and no root.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod authority;
+mod calls;
+mod canary;
+mod command_line;
+mod endpoint;
+mod http;
+mod liveness;
+mod program;
+mod stop;
