@@ -1,0 +1,31 @@
+//! CreateVolume and DeleteVolume through the driver's own gRPC service on a real Ceph.
+//!
+//! One program, since its tests share one lab: `life` is what is made and refused, the
+//! others are what goes wrong on the way and what is found from other times.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+#[path = "controller/budget.rs"]
+mod budget;
+#[path = "controller/crash.rs"]
+mod crash;
+#[path = "controller/failing.rs"]
+mod failing;
+#[path = "controller/fixture.rs"]
+mod fixture;
+#[path = "controller/inside.rs"]
+mod inside;
+#[path = "controller/legacy.rs"]
+mod legacy;
+#[path = "controller/life.rs"]
+mod life;
+#[path = "controller/outage.rs"]
+mod outage;
+#[path = "controller/partial.rs"]
+mod partial;
+#[path = "controller/race.rs"]
+mod race;
+#[path = "controller/refused.rs"]
+mod refused;

@@ -1,0 +1,83 @@
+//! How many RADOS operations the RPCs cost, counted in the driver's own librados client:
+//! exact, the same on every cluster and with any number of volumes.
+
+use std::collections::BTreeMap;
+
+use crate::support::bench::Bench;
+use crate::support::driver::Driver;
+use crate::support::ops;
+
+const MOST_FOR_CREATE: u64 = 14;
+const MOST_FOR_REPLAY: u64 = 5;
+const MOST_FOR_DELETE: u64 = 40;
+
+fn bench() -> Bench {
+    let bench = Bench::new();
+    bench.site.ceph_conf(&format!("admin_socket = {}/$pid.$cctid.asok", bench.site.path("").display()));
+    bench
+}
+
+/// A driver whose connection is made, with the purges of others resumed.
+fn warm(bench: &Bench) -> Driver {
+    let driver = bench.start();
+    bench.delete(&driver, &bench.nothing()).unwrap();
+    let id = bench.create(&driver, "pvc-warm").unwrap();
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("after warming up");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    driver
+}
+
+fn cost<T>(bench: &Bench, driver: &Driver, call: impl FnOnce() -> T) -> (T, u64) {
+    let before = ops::sent(&bench.site, driver.pid());
+    let answer = call();
+    (answer, ops::sent(&bench.site, driver.pid()) - before)
+}
+
+#[test]
+fn each_rpc_stays_within_its_operations() {
+    let bench = bench();
+    let driver = warm(&bench);
+    let (id, create) = cost(&bench, &driver, || bench.create(&driver, "pvc-budget").unwrap());
+    let (again, replay) = cost(&bench, &driver, || bench.create(&driver, "pvc-budget").unwrap());
+    assert_eq!(again, id);
+    // The purge is held back until the count is taken.
+    bench.site.arm("delay=3000:before:rbd_trash_remove");
+    let ((), delete) = cost(&bench, &driver, || bench.delete(&driver, &id).unwrap());
+    bench.site.arm("");
+    bench.wait_until_empty("after the purge");
+    println!("create {create}, replay {replay}, delete {delete}");
+    assert!(create <= MOST_FOR_CREATE, "CreateVolume took {create} operations");
+    assert!(replay <= MOST_FOR_REPLAY, "its replay took {replay} operations");
+    assert!(delete <= MOST_FOR_DELETE, "DeleteVolume took {delete} operations");
+}
+
+#[test]
+fn two_thousand_volumes_in_the_pool_cost_nothing_more() {
+    let bench = bench();
+    let driver = warm(&bench);
+    let (id, alone) = cost(&bench, &driver, || bench.create(&driver, "pvc-alone").unwrap());
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("before the many");
+
+    let uuids: Vec<_> = (0..2000).map(|_| uuid::Uuid::new_v4().to_string()).collect();
+    let keys: Vec<_> = (0..2000).map(|number| format!("csi.volume.pvc-many-{number}")).collect();
+    let names: Vec<_> = uuids.iter().map(|uuid| format!("name_csi-vol-{uuid}")).collect();
+    let pairs = |keys: &[String]| keys.iter().cloned().zip(uuids.iter().cloned()).collect::<BTreeMap<_, _>>();
+    for (object, keys) in [("csi.volumes.default", pairs(&keys)), ("rbd_directory", pairs(&names))] {
+        let keys: Vec<_> = keys.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        bench.set_keys(object, &keys);
+    }
+    let (id, many) = cost(&bench, &driver, || bench.create(&driver, "pvc-one-more").unwrap());
+    let (_, replay) = cost(&bench, &driver, || bench.create(&driver, "pvc-one-more").unwrap());
+    bench.site.arm("delay=3000:before:rbd_trash_remove");
+    let ((), delete) = cost(&bench, &driver, || bench.delete(&driver, &id).unwrap());
+    bench.site.arm("");
+    for (object, keys) in [("csi.volumes.default", &keys), ("rbd_directory", &names)] {
+        let op = rbd_csi::ceph::WriteOp::new().omap_remove(keys.iter().map(String::as_str));
+        bench.wait(bench.rados.write("clean up", object, op)).unwrap();
+    }
+    bench.wait_until_empty("after the many");
+    assert_eq!(many, alone, "CreateVolume among 2,000 volumes");
+    assert!(replay <= MOST_FOR_REPLAY && delete <= MOST_FOR_DELETE, "replay {replay}, delete {delete}");
+}

@@ -1,0 +1,160 @@
+//! The controller killed before and after every single call: nothing is lost, nothing is
+//! left over, and a repeat gives the same volume.
+//!
+//! What a reader gets wrong: each kill has a driver of its own, and its call is named (the
+//! K-th of that name), since calls that run side by side change places. The kills inside librbd's calls are in `inside`.
+
+use std::time::Duration;
+
+use crate::support::bench::Bench;
+use crate::support::driver::Driver;
+
+const NAME: &str = "pvc-crash";
+const KILLED: Duration = Duration::from_secs(15);
+
+/// The calls of one CreateVolume by a driver that just started.
+fn steps_of_create(bench: &Bench) -> Vec<String> {
+    let driver = bench.start();
+    bench.site.arm("");
+    let id = bench.create(&driver, NAME).unwrap();
+    let steps = bench.site.steps();
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("after the trace");
+    assert!(steps.len() > 8, "the trace of a create: {steps:?}");
+    steps
+}
+
+/// Runs `attempt` with a kill before, then after each of the steps, and `then` what is to
+/// be true after it, with a new driver.
+fn sweep(
+    bench: &Bench,
+    steps: &[String],
+    mut attempt: impl FnMut(&Driver) -> Option<String>,
+    mut then: impl FnMut(&Driver, Option<String>, &str),
+) {
+    for (index, step) in steps.iter().enumerate() {
+        let name = |step: &str| step.split('\t').next().unwrap().to_owned();
+        let nth = steps[..=index].iter().filter(|other| name(other) == name(step)).count();
+        let named = format!("{}#{nth}", name(step));
+        for place in ["before", "after"] {
+            let at = format!("killed {place} {named} ({step})");
+            bench.site.arm("");
+            let mut driver = bench.start();
+            bench.site.arm(&format!("kill:{place}:{named}"));
+            let answered = attempt(&driver);
+            assert!(driver.was_killed(KILLED), "{at}: it was not killed");
+            bench.check_that_ceph_csi_could_go_on(&at);
+            bench.site.arm("");
+            let driver = bench.start();
+            then(&driver, answered, &at);
+            bench.wait_until_empty(&at);
+        }
+    }
+}
+
+#[test]
+fn create_killed_at_every_call_and_retried_gives_the_same_volume() {
+    let bench = Bench::new();
+    let steps = steps_of_create(&bench);
+    sweep(
+        &bench,
+        &steps,
+        |driver| {
+            let _ = bench.create(driver, NAME);
+            bench.reserved(NAME)
+        },
+        |driver, reserved, at| {
+            let id = bench.create(driver, NAME).unwrap_or_else(|error| panic!("{at}: {error}"));
+            assert!(reserved.is_none_or(|uuid| id.ends_with(&uuid)), "{at}: {id} is another volume");
+            assert_eq!(bench.create(driver, NAME).unwrap(), id, "{at}: repeated");
+            assert_eq!(bench.images().len(), 1, "{at}");
+            bench.delete(driver, &id).unwrap_or_else(|error| panic!("{at}: delete: {error}"));
+        },
+    );
+}
+
+#[test]
+fn create_killed_at_every_call_and_given_up_leaves_nothing() {
+    let bench = Bench::new();
+    let steps = steps_of_create(&bench);
+    sweep(
+        &bench,
+        &steps,
+        |driver| {
+            let _ = bench.create(driver, NAME);
+            // Entered: the handle may be known to others. Merely intended: it was told to nobody,
+            // and the repeat of the create that the CO owes finds it.
+            bench.reserved(NAME).filter(|uuid| !bench.keys(&format!("csi.volume.{uuid}")).is_empty())
+        },
+        |driver, entered, at| {
+            let id = match entered {
+                Some(uuid) => bench.handle(&uuid),
+                None => bench.create(driver, NAME).unwrap_or_else(|error| panic!("{at}: {error}")),
+            };
+            bench.delete(driver, &id).unwrap_or_else(|error| panic!("{at}: delete: {error}"));
+            bench.delete(driver, &id).unwrap_or_else(|error| panic!("{at}: delete again: {error}"));
+        },
+    );
+}
+
+/// The purge's calls come after the answer and are part of it.
+fn steps_of_delete(bench: &Bench) -> Vec<String> {
+    let id = bench.create(&bench.start(), NAME).unwrap();
+    let driver = bench.start();
+    bench.site.arm("");
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("after the trace");
+    std::thread::sleep(Duration::from_millis(200));
+    let steps = bench.site.steps();
+    assert!(steps.iter().any(|step| step.starts_with("journal forget purge")), "{steps:?}");
+    steps
+}
+
+#[test]
+fn delete_killed_at_every_call_and_retried_leaves_nothing() {
+    let bench = Bench::new();
+    let steps = steps_of_delete(&bench);
+    sweep(
+        &bench,
+        &steps,
+        |driver| {
+            let id = bench.create(&bench.start_beside(), NAME).unwrap();
+            let answered = bench.delete(driver, &id).is_ok();
+            (!answered).then_some(id)
+        },
+        |driver, unfinished, at| {
+            // When the CO is done, the next call for this pool, whatever it is, resumes the purge.
+            let id = unfinished.unwrap_or_else(|| bench.nothing());
+            bench.delete(driver, &id).unwrap_or_else(|error| panic!("{at}: {error}"));
+        },
+    );
+}
+
+#[test]
+fn a_name_whose_deletion_was_killed_at_any_call_is_created_whole() {
+    let bench = Bench::new();
+    let steps = steps_of_delete(&bench);
+    sweep(
+        &bench,
+        &steps,
+        |driver| {
+            let id = bench.create(&bench.start_beside(), NAME).unwrap();
+            let answered = bench.delete(driver, &id).is_ok();
+            (!answered).then_some(id)
+        },
+        |driver, unfinished, at| {
+            let id = bench.create(driver, NAME).unwrap_or_else(|error| panic!("{at}: {error}"));
+            // What was to be purged is purged, and it is not what was just answered.
+            std::thread::sleep(Duration::from_millis(300));
+            let image = format!("csi-vol-{}", &id[id.len() - 36..]);
+            assert_eq!(bench.images(), std::slice::from_ref(&image), "{at}");
+            bench.cluster().rbd(&["info", &image]);
+            // The CO still owes the deletion that was not answered; it does not touch the new volume.
+            if let Some(old) = unfinished.filter(|old| *old != id) {
+                bench.delete(driver, &old).unwrap_or_else(|error| panic!("{at}: {error}"));
+                assert_eq!(bench.create(driver, NAME).unwrap(), id, "{at}");
+            }
+            bench.delete(driver, &id).unwrap_or_else(|error| panic!("{at}: {error}"));
+        },
+    );
+}

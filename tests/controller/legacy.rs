@@ -1,0 +1,112 @@
+//! Journal entries as old releases of ceph-csi, or one that was killed, left them.
+
+use std::collections::BTreeMap;
+
+use crate::support::bench::Bench;
+
+const NAME: &str = "pvc-legacy";
+
+/// A complete volume whose journal entry has only some of its keys; its handle.
+fn volume_with(bench: &Bench, keys: &[&str]) -> String {
+    let id = bench.create(&bench.start(), NAME).unwrap();
+    let object = format!("csi.volume.{}", &id[id.len() - 36..]);
+    let entry: BTreeMap<_, _> = bench.keys(&object);
+    let gone = entry.keys().filter(|key| !keys.contains(&key.as_str())).cloned();
+    let op = rbd_csi::ceph::WriteOp::new().omap_remove(gone);
+    bench.wait(bench.rados.write("prepare", &object, op)).unwrap();
+    id
+}
+
+#[test]
+fn entries_without_image_name_or_id_are_found_completed_and_deleted() {
+    let bench = Bench::new();
+    for keys in [&["csi.volname"][..], &["csi.volname", "csi.imagename"], &["csi.volname", "csi.imageid"]] {
+        let id = volume_with(&bench, keys);
+        let driver = bench.start();
+        assert_eq!(bench.create(&driver, NAME).unwrap(), id, "{keys:?}");
+        let entry = bench.keys(&format!("csi.volume.{}", &id[id.len() - 36..]));
+        assert!(entry.contains_key("csi.imageid"), "{keys:?}: {entry:?}");
+        bench.delete(&driver, &id).unwrap();
+        bench.wait_until_empty("found and deleted");
+
+        let id = volume_with(&bench, keys);
+        bench.delete(&bench.start(), &id).unwrap_or_else(|error| panic!("{keys:?}: {error}"));
+        bench.wait_until_empty("deleted at once");
+    }
+}
+
+#[test]
+fn an_empty_entry_is_written_by_the_next_create_and_removed_by_a_delete() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    // ceph-csi stopped after the directory key, before the entry's keys and the image.
+    let uuid = uuid::Uuid::new_v4().to_string();
+    let prepare = || {
+        bench.set_keys(&format!("csi.volume.{uuid}"), &[]);
+        bench.set_keys("csi.volumes.default", &[(&format!("csi.volume.{NAME}"), &uuid)]);
+    };
+    prepare();
+    let id = bench.create(&driver, NAME).unwrap();
+    assert_eq!(id, bench.handle(&uuid));
+    bench.check_that_ceph_csi_could_go_on("after an empty entry");
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("created and deleted");
+
+    prepare();
+    bench.delete(&driver, &bench.handle(&uuid)).unwrap();
+    bench.wait_until_empty("deleted at once");
+
+    // Only the key: its object is lost.
+    bench.set_keys("csi.volumes.default", &[(&format!("csi.volume.{NAME}"), &uuid)]);
+    let id = bench.create(&driver, NAME).unwrap();
+    assert_eq!(id, bench.handle(&uuid));
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("created for a lost entry and deleted");
+}
+
+#[test]
+fn a_key_with_the_pools_id_is_read() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let id = bench.create(&driver, NAME).unwrap();
+    let pooled = format!("{:016x}/{}", bench.rados.id(), &id[id.len() - 36..]);
+    bench.set_keys("csi.volumes.default", &[(&format!("csi.volume.{NAME}"), &pooled)]);
+    assert_eq!(bench.create(&driver, NAME).unwrap(), id);
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("with the pool's id in the key");
+}
+
+#[test]
+fn a_topology_volume_is_found_in_its_own_pool() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    bench.cluster().ceph(&["osd", "pool", "create", "zone", "1"]);
+    bench.cluster().rbd(&["pool", "init", "zone"]);
+    let zone = bench.wait(bench.rados.connection().pool("zone", "")).unwrap();
+    // As ceph-csi up to 3.10 wrote it: keys in the journal pool, an empty object and the image in the other.
+    let uuid = uuid::Uuid::new_v4().to_string();
+    let image = format!("csi-vol-{uuid}");
+    let features = "layering,exclusive-lock,object-map,fast-diff,deep-flatten";
+    bench.cluster().rbd(&["create", &format!("zone/{image}"), "--size", "1G", "--image-feature", features]);
+    let pooled = format!("{:016x}/{uuid}", zone.id());
+    bench.set_keys("csi.volumes.default", &[(&format!("csi.volume.{NAME}"), &pooled)]);
+    let image_id = bench.wait(zone.image_id(&image)).unwrap().unwrap();
+    let entry = [("csi.volname", NAME), ("csi.imagename", &image), ("csi.imageid", image_id.as_str())];
+    bench.set_keys(&format!("csi.volume.{uuid}"), &entry);
+    let empty = rbd_csi::ceph::WriteOp::new().create();
+    bench.wait(zone.write("prepare", &format!("csi.volume.{uuid}"), empty)).unwrap();
+
+    let id = bench.create(&driver, NAME).unwrap();
+    assert!(id.ends_with(&format!("-{:016x}-{uuid}", zone.id())), "{id}");
+    bench.delete(&driver, &id).unwrap();
+    assert_eq!(bench.cluster().rbd(&["ls", "zone"]), "");
+    assert!(!bench.cluster().rados(&["-p", "zone", "ls"]).contains(&uuid));
+    // A DeleteVolume is not told the journal's pool. What is left there is the name of a
+    // volume that is gone; clean it up here.
+    let key = format!("csi.volume.{NAME}");
+    let op = rbd_csi::ceph::WriteOp::new().omap_remove([key.as_str()]);
+    bench.wait(bench.rados.write("clean up", "csi.volumes.default", op)).unwrap();
+    bench.wait(bench.rados.remove("clean up", &format!("csi.volume.{uuid}"))).unwrap();
+    bench.wait_until_empty("of a topology volume");
+    bench.cluster().ceph(&["osd", "pool", "rm", "zone", "zone", "--yes-i-really-really-mean-it"]);
+}

@@ -1,0 +1,129 @@
+//! What the cluster refuses: the user, the pool, the space. The right code, a message with
+//! object and errno, and nothing left.
+
+use std::time::Instant;
+
+use tonic::{Code, Status};
+
+use crate::support::bench::{Bench, SOON};
+use crate::support::driver::Driver;
+
+const NAME: &str = "pvc-refused";
+/// A well-formed key that no user has.
+const WRONG_KEY: &str = "AQDqZ2BlAAAAABAAAAAAAAAAAAAAAAAAAAAAAA==";
+
+fn login(bench: &mut Bench, user: &str, key: &str) {
+    bench.site.secrets.insert("userID".into(), user.to_owned());
+    bench.site.secrets.insert("userKey".into(), key.to_owned());
+}
+
+fn refused(answer: Result<String, Status>, code: Code, words: &[&str]) {
+    let status = answer.unwrap_err();
+    assert_eq!(status.code(), code, "{status}");
+    for word in words {
+        assert!(status.message().contains(word), "{word}: {status}");
+    }
+}
+
+/// Both RPCs refuse; a deletion never says OK of what it could not look at.
+fn both(bench: &Bench, driver: &Driver, code: Code, words: &[&str]) {
+    refused(bench.create(driver, NAME), code, words);
+    let deleted = bench.delete(driver, &bench.nothing()).map(|()| "OK".to_owned());
+    refused(deleted, code, &words[words.len() - 1..]);
+    assert_eq!(bench.contents(), Vec::<String>::new(), "{words:?}");
+}
+
+#[test]
+fn a_wrong_key_and_an_unknown_user() {
+    let mut bench = Bench::new();
+    let driver = bench.start();
+    for (user, key) in [("admin", WRONG_KEY), ("nobody", WRONG_KEY)] {
+        login(&mut bench, user, key);
+        both(&bench, &driver, Code::Unauthenticated, &[user, "EACCES"]);
+    }
+    let key = bench.cluster().admin_key.clone();
+    login(&mut bench, "admin", &key);
+    let id = bench.create(&driver, NAME).unwrap();
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("with the right key");
+    bench.site.check_that_no_file_holds(WRONG_KEY);
+}
+
+#[test]
+fn a_user_without_caps_and_one_of_another_pool() {
+    let mut bench = Bench::new();
+    let driver = bench.start();
+    let caps = [("blind", "profile rbd pool=other"), ("reader", "profile rbd-read-only")];
+    for (user, osd) in caps {
+        let key = bench.cluster().user(user, &[("mon", "profile rbd"), ("osd", osd)]);
+        login(&mut bench, user, &key);
+        refused(bench.create(&driver, NAME), Code::PermissionDenied, &["csi.volumes.default", "EPERM"]);
+        assert_eq!(bench.contents(), Vec::<String>::new(), "{user}");
+    }
+    // Who may not read is never told that nothing is there.
+    let key = bench.cluster().user("blind", &[("mon", "profile rbd"), ("osd", "profile rbd pool=other")]);
+    login(&mut bench, "blind", &key);
+    let deleted = bench.delete(&driver, &bench.nothing()).map(|()| "OK".to_owned());
+    refused(deleted, Code::PermissionDenied, &["EPERM"]);
+}
+
+#[test]
+fn a_user_with_the_documented_caps_does_everything() {
+    let mut bench = Bench::new();
+    let driver = bench.start();
+    let caps = [("mon", "profile rbd"), ("mgr", "profile rbd pool=rbd"), ("osd", "profile rbd pool=rbd")];
+    let key = bench.cluster().user("csi-rbd-provisioner", &caps);
+    login(&mut bench, "csi-rbd-provisioner", &key);
+    let id = bench.create(&driver, NAME).unwrap();
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("as the provisioner's user");
+}
+
+#[test]
+fn a_missing_pool() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let request = bench.request(NAME, &[("pool", "no-such-pool")]);
+    let answer = bench.send(&driver, request).map(|volume| volume.volume_id);
+    refused(answer, Code::InvalidArgument, &["no-such-pool", "ENOENT"]);
+    let request = bench.request(NAME, &[("dataPool", "no-such-data")]);
+    let answer = bench.send(&driver, request).map(|volume| volume.volume_id);
+    refused(answer, Code::InvalidArgument, &["no-such-data"]);
+    assert_eq!(bench.contents(), Vec::<String>::new());
+}
+
+#[test]
+fn a_full_pool() {
+    let bench = Bench::new();
+    // As in a pool from which nothing was ever deleted.
+    bench.wait(bench.rados.remove_if_there("prepare", "rbd_trash")).unwrap();
+    let driver = bench.start();
+    let kept = bench.create(&driver, "pvc-kept").unwrap();
+    let until = Instant::now() + SOON;
+    while bench.wait(bench.rados.stat("look", "rbd_trash")).is_err() {
+        assert!(Instant::now() < until, "nothing could be deleted when the pool is full");
+    }
+    let before = bench.contents();
+    let quota = |objects: &str| {
+        bench.cluster().ceph(&["osd", "pool", "set-quota", "rbd", "max_objects", objects]);
+        for _ in 0..200 {
+            let dump = bench.cluster().ceph(&["osd", "pool", "ls", "detail"]);
+            let full = dump.lines().any(|line| line.contains("'rbd'") && line.contains("full_quota"));
+            if full == (objects != "0") {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(250));
+        }
+        panic!("the quota of {objects} objects has no effect");
+    };
+    quota("1");
+    refused(bench.create(&driver, NAME), Code::ResourceExhausted, &["EDQUOT", "rbd/"]);
+    assert_eq!(bench.contents(), before);
+    // A full pool is emptied by deleting; that must work.
+    bench.delete(&driver, &kept).unwrap();
+    bench.wait_until_empty("from a full pool");
+    quota("0");
+    let id = bench.create(&driver, NAME).unwrap();
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("after the quota");
+}
