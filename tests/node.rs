@@ -1,0 +1,176 @@
+//! A volume's life on a real node: staged, published, measured and taken down, also when
+//! the driver dies in between, when calls come in the wrong order, and after a reboot.
+//!
+//! What a reader gets wrong: the functions of `inside` run in the lab's node, each in a
+//! process of its own; outside is only what needs the node's plug or the cluster's hand.
+
+// A test says by a panic that something is not as it must be.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod support;
+
+#[path = "node/driver.rs"]
+mod driver;
+#[path = "node/identity.rs"]
+mod identity;
+#[path = "node/kills.rs"]
+mod kills;
+#[path = "node/life.rs"]
+mod life;
+#[path = "node/refusals.rs"]
+mod refusals;
+#[path = "node/takeover.rs"]
+mod takeover;
+
+use std::time::{Duration, Instant};
+
+use support::inside::Inside;
+use support::lab::{Lab, LabSpec};
+
+fn lab() -> &'static Lab {
+    Lab::shared(LabSpec { clusters: 1, nodes: 1 })
+}
+
+fn inside() -> Inside<'static> {
+    Inside::new(lab()).of(lab().cluster(0)).with("LAB_DIR", lab().dir.to_str().unwrap())
+}
+
+macro_rules! runs_inside {
+    ($($file:ident::$test:ident),* $(,)?) => {
+        $(#[test]
+        fn $test() {
+            println!("{}", inside().run(concat!(stringify!($file), "::", stringify!($test))));
+        })*
+    };
+}
+
+runs_inside!(
+    life::ext4_from_stage_to_unstage,
+    life::xfs_grows_with_its_image,
+    life::a_raw_device_is_a_file_of_the_node,
+    life::one_writer_has_one_place,
+    life::either_mapper_takes_down_what_the_other_has_staged,
+    identity::a_replaced_image_is_staged_as_one_and_the_same,
+    identity::a_read_only_volume_is_published_again,
+    refusals::calls_in_the_wrong_order,
+    refusals::what_is_never_staged,
+    refusals::what_is_not_the_volumes_is_not_touched,
+    refusals::who_uses_it_is_named,
+    takeover::what_ceph_csi_staged_is_taken_over,
+    takeover::a_lost_stash_is_found_again,
+    takeover::static_volumes_are_staged_and_never_formatted,
+    takeover::no_format_mark_stays_on_what_is_given_out,
+);
+
+/// Runs a part again and again until it ends by itself: each of its processes goes on
+/// where the one before was killed.
+fn sweep(test: &str) {
+    let state = lab().dir.join(test.replace(':', "_"));
+    let part = inside()
+        .with("SWEEP", state.to_str().unwrap())
+        .with("RBD_CSI_FAULTS", state.with_extension("plan").to_str().unwrap());
+    std::fs::write(state.with_extension("plan"), "").unwrap();
+    for _ in 0..400 {
+        let output = part.command(test).output().unwrap();
+        if output.status.success() {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(said.contains("1 passed"), "{said}");
+            println!("{said}");
+            return;
+        }
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            !said.contains("FAILED") && !said.contains("panicked"),
+            "{said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    panic!("{test} does not end");
+}
+
+#[test]
+fn staging_ext4_is_resumed_after_a_kill_at_every_step() {
+    sweep("kills::stage_ext4");
+}
+
+#[test]
+fn staging_xfs_is_resumed_after_a_kill_at_every_step() {
+    sweep("kills::stage_xfs");
+}
+
+#[test]
+fn staging_a_raw_device_is_resumed_after_a_kill_at_every_step() {
+    sweep("kills::stage_block");
+}
+
+#[test]
+fn unstaging_is_resumed_after_a_kill_at_every_step() {
+    sweep("kills::unstage");
+}
+
+#[test]
+fn publishing_is_resumed_after_a_kill_at_every_step() {
+    sweep("kills::publish");
+}
+
+#[test]
+fn what_fails_while_staging_is_undone_and_can_be_repeated() {
+    once("kills::failures_while_staging");
+}
+
+#[test]
+fn what_fails_while_unstaging_can_be_repeated() {
+    once("kills::failures_while_unstaging");
+}
+
+/// A part that arms faults by itself.
+fn once(test: &str) {
+    let state = lab().dir.join(test.replace(':', "_"));
+    let plan = state.with_extension("plan");
+    std::fs::write(&plan, "").unwrap();
+    let part = inside().with("SWEEP", state.to_str().unwrap());
+    println!("{}", part.with("RBD_CSI_FAULTS", plan.to_str().unwrap()).run(test));
+}
+
+#[test]
+fn after_a_reboot_nothing_is_published_before_it_is_staged() {
+    let lab = Lab::start(LabSpec { clusters: 1, nodes: 1 });
+    let part = Inside::new(&lab).of(lab.cluster(0)).with("LAB_DIR", lab.dir.to_str().unwrap());
+    part.run("life::before_the_reboot");
+    lab.node(0).kill();
+    lab.node(0).start();
+    part.run("life::after_the_reboot");
+}
+
+#[test]
+fn a_node_that_is_cut_off_stages_and_unstages_when_it_is_back() {
+    let lab = Lab::start(LabSpec { clusters: 1, nodes: 1 });
+    let ready = lab.dir.join("ready");
+    let part = Inside::new(&lab)
+        .of(lab.cluster(0))
+        .with("LAB_DIR", lab.dir.to_str().unwrap())
+        .with("READY", ready.to_str().unwrap());
+    let mut running = part.command("life::cut_off_and_back").spawn().unwrap();
+    let until = Instant::now() + Duration::from_secs(400);
+    for (wish, answer) in [
+        ("cut", "is-cut"),
+        ("join", "is-joined"),
+        ("cut-again", "is-cut-again"),
+        ("join-again", "is-joined-again"),
+    ] {
+        while !ready.with_extension(wish).exists() {
+            assert!(Instant::now() < until, "no {wish}");
+            if let Some(status) = running.try_wait().unwrap() {
+                panic!("ended before {wish}: {status}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        if wish.starts_with("cut") {
+            lab.node(0).cut()
+        } else {
+            lab.node(0).join()
+        }
+        std::fs::write(ready.with_extension(answer), "").unwrap();
+    }
+    assert!(running.wait().unwrap().success());
+}

@@ -1,0 +1,285 @@
+//! The driver's node side as these tests use it, in the lab's node: through the domain,
+//! with a journal entry and an image made as the controller makes them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rbd_csi::ceph::{Connections, Credentials, Features, ImageSpec, Pool, WriteOp};
+use rbd_csi::config::ConfigFiles;
+use rbd_csi::host::krbd::{self, Mapping};
+use rbd_csi::host::{child, mountinfo};
+use rbd_csi::secret::Secret;
+use rbd_csi::volume::capability::{Access, AccessMode, Capability};
+use rbd_csi::volume::id::VolumeId;
+use rbd_csi::volume::mapping::MapWith;
+use rbd_csi::volume::node::{Node, NodeOptions};
+use rbd_csi::volume::operation::{Deadline, Operations};
+use rbd_csi::volume::request::{
+    PublishRequest, Secrets, StageRequest, StatsRequest, UnpublishRequest, UnstageRequest,
+};
+use rbd_csi::volume::resolve::Resolver;
+use rbd_csi::volume::stats::Health;
+use rbd_csi::volume::{Error, Kind, Result};
+use uuid::Uuid;
+
+use super::support::inside::{KEY, variable};
+
+/// The clusterID of the tests' config.json.
+pub const CLUSTER: &str = "lab";
+
+/// A volume and where the tests stage it.
+#[derive(Debug, Clone)]
+pub struct Volume {
+    pub id: String,
+    pub image: String,
+    pub staging: PathBuf,
+    pub context: BTreeMap<String, String>,
+}
+
+impl Volume {
+    /// `<staging>/<volume id>`.
+    pub fn entry(&self) -> PathBuf {
+        self.staging.join(&self.id)
+    }
+
+    /// The stash.
+    pub fn stash(&self) -> PathBuf {
+        self.staging.join("image-meta.json")
+    }
+
+    /// A pod's path, whose parent the kubelet would have made.
+    pub fn target(&self, pod: &str) -> PathBuf {
+        let parent = self.staging.parent().unwrap().join("pods").join(pod);
+        std::fs::create_dir_all(&parent).unwrap();
+        parent.join("mount")
+    }
+
+    pub fn mappings(&self) -> Vec<Mapping> {
+        krbd::find(None, "rbd", "", &self.image).unwrap()
+    }
+
+    /// Nothing of it is on this node.
+    pub fn is_gone(&self) {
+        assert_eq!(self.mappings(), [], "still mapped");
+        let folder = self.staging.parent().unwrap();
+        let mounts: Vec<_> =
+            mountinfo::all().unwrap().into_iter().filter(|mount| mount.point.starts_with(folder)).collect();
+        assert!(mounts.is_empty(), "{mounts:?}");
+        let left: Vec<_> = std::fs::read_dir(&self.staging).unwrap().flatten().map(|e| e.path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+/// A started driver.
+pub struct Driver {
+    pub runtime: tokio::runtime::Runtime,
+    pool: Option<Pool>,
+    root: PathBuf,
+    map_with: MapWith,
+    resolver: Resolver,
+    node: Node,
+}
+
+impl Driver {
+    /// With a kubelet's folder in this boot's memory.
+    pub fn start() -> Self {
+        Self::start_at(Path::new("/var/lib/kubelet"))
+    }
+
+    pub fn start_at(root: &Path) -> Self {
+        child::use_program(env!("CARGO_BIN_EXE_rbd-csi").into());
+        let config = std::env::temp_dir().join("config.json");
+        let monitors = variable("LAB_MONITORS");
+        let text = serde_json::json!([{"clusterID": CLUSTER, "monitors": [monitors]}]).to_string();
+        std::fs::write(&config, text).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let resolver = Resolver {
+            connections: Connections::new(None),
+            config: ConfigFiles { cluster: config, mapping: "/nowhere".into() },
+            instance: "default".into(),
+        };
+        let credentials = Credentials { user: "admin".into(), key: Secret::new(variable(KEY)) };
+        let pool = runtime.block_on(async {
+            let connection = resolver.connections.get(&[monitors], &credentials).await.unwrap();
+            connection.pool("rbd", "").await.unwrap()
+        });
+        let map_with = MapWith::Kernel;
+        let node = new_node(&resolver, map_with);
+        Self { runtime, pool: Some(pool), root: root.to_owned(), map_with, resolver, node }
+    }
+
+    fn pool(&self) -> &Pool {
+        self.pool.as_ref().unwrap()
+    }
+
+    /// Another driver in the place of this one, which knows nothing of it.
+    pub fn restart(&mut self) {
+        self.runtime.block_on(self.resolver.connections.close(Duration::from_secs(10)));
+        self.resolver.connections = Connections::new(None);
+        self.node = new_node(&self.resolver, self.map_with);
+    }
+
+    /// A driver with another `--map-with` in the place of this one.
+    pub fn restart_with(&mut self, map_with: MapWith) {
+        self.map_with = map_with;
+        self.restart();
+    }
+
+    /// A new volume of that many MiB.
+    pub fn create(&self, mib: u64) -> Volume {
+        self.create_as(Uuid::new_v4(), mib)
+    }
+
+    pub fn create_as(&self, uuid: Uuid, mib: u64) -> Volume {
+        let volume = self.volume(uuid);
+        self.create_image(&volume.image, mib);
+        let keys = [("csi.volname", "pvc-1"), ("csi.imagename", &volume.image)];
+        let write = WriteOp::new().create().omap_set(keys.map(|(key, value)| (key, value.as_bytes())));
+        let object = format!("csi.volume.{uuid}");
+        self.runtime.block_on(self.pool().write("test", &object, write)).unwrap();
+        volume
+    }
+
+    /// As the controller does: the journal knows the image's id, which is given.
+    pub fn record_id(&self, volume: &Volume) -> String {
+        let uuid = VolumeId::parse(&volume.id).unwrap().uuid;
+        self.runtime.block_on(async {
+            let id = self.pool().image_id(&volume.image).await.unwrap().unwrap();
+            let write = WriteOp::new().omap_set([("csi.imageid", id.as_str().as_bytes())]);
+            self.pool().write("test", &format!("csi.volume.{uuid}"), write).await.unwrap();
+            id.as_str().to_owned()
+        })
+    }
+
+    pub fn create_image(&self, name: &str, mib: u64) {
+        let features = "layering,exclusive-lock,object-map,fast-diff,deep-flatten";
+        let spec = ImageSpec {
+            size: mib << 20,
+            features: Some(Features::parse(features).unwrap()),
+            ..ImageSpec::default()
+        };
+        self.runtime.block_on(self.pool().create_image(name, &spec)).unwrap();
+    }
+
+    /// The volume of that uuid, whether it exists or not.
+    pub fn volume(&self, uuid: Uuid) -> Volume {
+        let id = VolumeId { cluster_id: CLUSTER.into(), pool_id: self.pool().id(), uuid };
+        self.named(&id.to_string(), &format!("csi-vol-{uuid}"))
+    }
+
+    /// A volume of another kind of handle.
+    pub fn named(&self, id: &str, image: &str) -> Volume {
+        let staging = self.root.join(id).join("globalmount");
+        std::fs::create_dir_all(&staging).unwrap();
+        let context = BTreeMap::from([("clusterID".into(), CLUSTER.into()), ("pool".into(), "rbd".into())]);
+        Volume { id: id.into(), image: image.into(), staging, context }
+    }
+
+    pub fn stage(&self, volume: &Volume, capability: &Capability) -> Result<()> {
+        self.stage_within(volume, capability, 110)
+    }
+
+    pub fn stage_within(&self, volume: &Volume, capability: &Capability, seconds: u64) -> Result<()> {
+        let secrets = [("userID".to_owned(), "admin".to_owned()), ("userKey".to_owned(), variable(KEY))];
+        let request = StageRequest {
+            volume_id: volume.id.clone(),
+            staging_path: volume.staging.clone(),
+            capability: capability.clone(),
+            secrets: Secrets::new(secrets),
+            context: volume.context.clone(),
+            publish_context: BTreeMap::from([("device".into(), "/dev/mock".into())]),
+        };
+        self.runtime.block_on(self.node.stage(request, deadline(seconds)))
+    }
+
+    pub fn unstage(&self, volume: &Volume) -> Result<()> {
+        self.unstage_within(volume, 110)
+    }
+
+    pub fn unstage_within(&self, volume: &Volume, seconds: u64) -> Result<()> {
+        let request = UnstageRequest { volume_id: volume.id.clone(), staging_path: volume.staging.clone() };
+        self.runtime.block_on(self.node.unstage(request, deadline(seconds)))
+    }
+
+    pub fn publish(
+        &self,
+        volume: &Volume,
+        target: &Path,
+        capability: &Capability,
+        read_only: bool,
+    ) -> Result<()> {
+        let request = PublishRequest {
+            volume_id: volume.id.clone(),
+            staging_path: Some(volume.staging.clone()),
+            target_path: target.to_owned(),
+            capability: capability.clone(),
+            read_only,
+            context: volume.context.clone(),
+        };
+        self.runtime.block_on(self.node.publish(request, deadline(30)))
+    }
+
+    pub fn unpublish(&self, volume: &Volume, target: &Path) -> Result<()> {
+        let request = UnpublishRequest { volume_id: volume.id.clone(), target_path: target.to_owned() };
+        self.runtime.block_on(self.node.unpublish(request, deadline(30)))
+    }
+
+    pub fn stats(&self, volume: &Volume, path: &Path) -> Result<Health> {
+        let request =
+            StatsRequest { volume_id: volume.id.clone(), path: path.to_owned(), staging_path: None };
+        self.runtime.block_on(self.node.stats(request, deadline(10)))
+    }
+}
+
+/// A process that ends while librados has threads of its own may crash there.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.pool = None;
+        self.runtime.block_on(self.resolver.connections.close(Duration::from_secs(10)));
+    }
+}
+
+fn deadline(seconds: u64) -> Deadline {
+    Deadline::after(Duration::from_secs(seconds))
+}
+
+fn new_node(resolver: &Resolver, map_with: MapWith) -> Node {
+    let options = NodeOptions { node_id: "node1".into(), map_with, scratch: std::env::temp_dir() };
+    Node::new(options, resolver.clone(), Operations::default())
+}
+
+pub fn mount(fs_type: &str, flags: &[&str], mode: AccessMode) -> Capability {
+    let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    Capability { access: Access::Mount { fs_type: fs_type.into(), flags, group: String::new() }, mode }
+}
+
+/// A file system as Kubernetes' ReadWriteOnce asks for it.
+pub fn file_system(fs_type: &str) -> Capability {
+    mount(fs_type, &[], AccessMode::SingleNodeMultiWriter)
+}
+
+pub fn block(mode: AccessMode) -> Capability {
+    Capability { access: Access::Block, mode }
+}
+
+/// The call failed so, and its text has the words and no secret.
+#[track_caller]
+pub fn refused<T: std::fmt::Debug>(outcome: Result<T>, kind: Kind, words: &[&str]) -> Error {
+    let error = outcome.expect_err("it must be refused");
+    assert_eq!(error.kind, kind, "{error}");
+    for word in words {
+        assert!(error.to_string().contains(word), "{word} is missing: {error}");
+    }
+    assert!(!error.to_string().contains(&variable(KEY)));
+    error
+}
+
+/// Runs a program that must succeed; gives its output.
+#[track_caller]
+pub fn run(line: &str) -> String {
+    let output = Command::new("sh").args(["-ec", line]).output().unwrap();
+    assert!(output.status.success(), "{line}: {output:?}");
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
