@@ -1,0 +1,73 @@
+# One door for people and for CI: `make` lists what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+LAB := scripts/lab/lab
+CARGO ?= cargo
+# Tests need root: network namespaces, mounts in the lab's nodes.
+ifneq ($(shell id -u),0)
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER := sudo -E
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER := sudo -E
+endif
+FEATURES := --features fault-injection
+SCRIPTS := $(shell git ls-files 'scripts/*' .ci/run 2>/dev/null | xargs -r grep -lE '^\#!.*(ba)?sh$$')
+
+.PHONY: help setup build demo test check format lint docs deny shellcheck conformance sanity bench audit lab lab-down clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## install the Debian packages that build, lab and tests need
+	@$(LAB) install
+
+build: setup ## build the driver (target/release/rbd-csi)
+	$(CARGO) build --release --locked
+
+demo: ## the driver's whole job on a real Ceph and a real krbd node, with comments
+	@scripts/demo
+
+test: setup ## all tests, on a real Ceph and real krbd nodes
+	@scripts/test
+
+check: setup format lint docs deny shellcheck test conformance ## all that CI runs
+
+format: ## is the code formatted?
+	$(CARGO) fmt --check
+
+lint: setup ## clippy without warnings
+	$(CARGO) clippy --locked --all-targets $(FEATURES) -- -D warnings
+	$(CARGO) clippy --locked -- -D warnings
+
+docs: setup ## the API's documentation, without warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+deny: ## licences, sources and duplicates of the dependencies
+	@scripts/tool cargo-deny
+	$(CARGO) deny --locked check bans licenses sources
+
+audit: ## known vulnerabilities of the dependencies (needs their database)
+	@scripts/tool cargo-deny
+	$(CARGO) deny --locked check advisories
+
+shellcheck: setup ## the shell scripts
+	shellcheck -x $(SCRIPTS)
+
+conformance: setup ## our CSI messages against the published ones, and csi-sanity (needs Go)
+	@scripts/conformance
+	@scripts/sanity
+
+sanity: setup ## csi-sanity alone
+	@scripts/sanity
+
+bench: setup ## operations, rates and memory, as a table (docs/benchmark.md keeps the last)
+	@scripts/bench
+
+lab: setup ## a Ceph and a krbd node to play with, and how to reach them
+	@$(LAB) play
+
+lab-down: ## end every lab of this checkout
+	@$(LAB) down --all
+
+clean: lab-down ## remove what was built
+	$(CARGO) clean

@@ -1,0 +1,272 @@
+//! `make bench`: operations of each call, rates, memory, staging with both mappers.
+//!
+//! Not a test: times depend on the machine, and only ratios within one run mean
+//! anything. The table goes to stdout and to docs/benchmark.md.
+
+#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rbd_csi::ceph::{Connections, Credentials, Features, ImageSpec};
+use rbd_csi::csi::proto;
+use rbd_csi::csi::proto::controller_client::ControllerClient;
+use rbd_csi::secret::Secret;
+use support::driver::{self, Driver, Site};
+use support::lab::{Cluster, Lab, LabSpec, Node};
+use support::{memory, ops};
+use tokio::runtime::Runtime;
+
+const GIB: i64 = 1 << 30;
+const MANY: usize = 20_000;
+const STAGING: &str = "/var/lib/kubelet/plugins/bench/globalmount";
+const TARGET: &str = "/var/lib/kubelet/pods/bench/mount";
+
+struct Bench {
+    lab: Lab,
+    site: Site,
+    runtime: Runtime,
+    table: String,
+}
+
+impl Bench {
+    fn cluster(&self) -> &Cluster {
+        self.lab.cluster(0)
+    }
+
+    fn row(&mut self, what: &str, value: &str) {
+        println!("{what:<64} {value}");
+        let _ = writeln!(self.table, "| {what} | {value} |");
+    }
+
+    fn section(&mut self, title: &str) {
+        println!("\n{title}");
+        let _ = writeln!(self.table, "\n| {title} | |\n|---|---|");
+    }
+}
+
+fn main() {
+    let lab = Lab::start(LabSpec { clusters: 1, nodes: 1 });
+    lab.enter();
+    let site = Site::new(&lab, lab.cluster(0));
+    let sockets = site.path("");
+    site.ceph_conf(&format!("admin_socket = {}/$pid.$cctid.asok", sockets.display()));
+    let runtime = lab.runtime();
+    let mut bench = Bench { lab, site, runtime, table: String::new() };
+    operations(&mut bench);
+    bench.section("Rates per second");
+    rates(&mut bench);
+    staging(&mut bench);
+    write_down(&bench.table);
+}
+
+fn create_one(bench: &Bench, driver: &Driver, name: &str) -> proto::Volume {
+    bench.runtime.block_on(async {
+        let request = driver::create(&bench.site, name, GIB);
+        driver.client().await.create_volume(request).await.unwrap().into_inner().volume.unwrap()
+    })
+}
+
+fn operations(bench: &mut Bench) {
+    bench.section("RADOS operations of a call, counted in the driver's own client");
+    let driver = bench.site.controller(&bench.lab);
+    create_one(bench, &driver, "warm");
+    let count = |bench: &Bench| ops::sent(&bench.site, driver.pid());
+    let start = count(bench);
+    let volume = create_one(bench, &driver, "counted");
+    let created = count(bench);
+    create_one(bench, &driver, "counted");
+    let replayed = count(bench);
+    bench.row("CreateVolume, default features, PV/PVC metadata", &(created - start).to_string());
+    bench.row("CreateVolume again", &(replayed - created).to_string());
+    bench.runtime.block_on(async {
+        driver.client().await.delete_volume(driver::delete(&bench.site, &volume.volume_id)).await.unwrap();
+    });
+    let deleted = count(bench);
+    bench.row("DeleteVolume, to its answer and a little of the purge", &(deleted - replayed).to_string());
+}
+
+/// What librbd alone does with 10 threads: the measure for our rates.
+fn bare_creates(bench: &mut Bench, volumes: &str) -> f64 {
+    const COUNT: usize = 1000;
+    let cluster = bench.cluster();
+    let credentials = Credentials { user: "admin".into(), key: Secret::new(cluster.admin_key.clone()) };
+    let monitors = vec![cluster.monitors.clone()];
+    let rate = bench.runtime.block_on(async {
+        let connections = Connections::new(None);
+        let connection = connections.get(&monitors, &credentials).await.unwrap();
+        let pool = connection.pool("rbd", "").await.unwrap();
+        let features = Features::parse("layering,exclusive-lock,object-map,fast-diff,deep-flatten").unwrap();
+        let spec = ImageSpec { size: GIB as u64, features: Some(features), ..ImageSpec::default() };
+        let next = Arc::new(AtomicUsize::new(0));
+        let started = Instant::now();
+        let threads: Vec<_> = (0..10)
+            .map(|_| {
+                let (pool, spec, next, prefix) =
+                    (pool.clone(), spec.clone(), next.clone(), volumes.to_owned());
+                tokio::spawn(async move {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= COUNT {
+                            return;
+                        }
+                        pool.create_image(&format!("bare-{prefix}-{number}"), &spec).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.await.unwrap();
+        }
+        let rate = COUNT as f64 / started.elapsed().as_secs_f64();
+        drop((pool, connection));
+        connections.close(Duration::from_secs(5)).await;
+        rate
+    });
+    bench.row(&format!("bare rbd_create4, 10 threads, {volumes}"), &format!("{rate:.0}"));
+    rate
+}
+
+/// `count` volumes made by so many callers; the rate.
+fn create_many(bench: &Bench, driver: &Driver, callers: usize, count: usize, prefix: &str) -> f64 {
+    bench.runtime.block_on(async {
+        let next = Arc::new(AtomicUsize::new(0));
+        let template = driver::create(&bench.site, "", GIB);
+        let started = Instant::now();
+        let mut tasks = Vec::new();
+        for _ in 0..callers {
+            let mut client = ControllerClient::new(driver.channel().await);
+            let (next, template, prefix) = (next.clone(), template.clone(), prefix.to_owned());
+            tasks.push(tokio::spawn(async move {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        return;
+                    }
+                    let name = format!("{prefix}-{number}");
+                    client
+                        .create_volume(proto::CreateVolumeRequest { name, ..template.clone() })
+                        .await
+                        .unwrap();
+                }
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        count as f64 / started.elapsed().as_secs_f64()
+    })
+}
+
+fn rates(bench: &mut Bench) {
+    let driver = bench.site.controller(&bench.lab);
+    let idle = memory::anonymous(driver.pid());
+    rates_beside_bare(bench, &driver, "few volumes");
+    let busy = memory::anonymous(driver.pid());
+    println!("(filling the pool up to {MANY} volumes …)");
+    create_many(bench, &driver, 30, MANY - 2300, "fill");
+    rates_beside_bare(bench, &driver, &format!("{MANY} volumes"));
+    bench.section("Anonymous memory of the controller");
+    bench.row("idle", &format!("{:.1} MB", idle as f64 / 1e6));
+    bench.row("after 100 callers", &format!("{:.1} MB", busy as f64 / 1e6));
+}
+
+fn rates_beside_bare(bench: &mut Bench, driver: &Driver, volumes: &str) {
+    let bare = bare_creates(bench, volumes);
+    for (callers, count) in [(1, 300), (10, 1000), (100, 1000)] {
+        let rate = create_many(bench, driver, callers, count, &format!("{volumes}-{callers}"));
+        let of_bare = if callers == 10 { format!(", {:.2} of bare", rate / bare) } else { String::new() };
+        bench.row(&format!("CreateVolume, {callers} callers, {volumes}"), &format!("{rate:.0}{of_bare}"));
+    }
+}
+
+fn staging(bench: &mut Bench) {
+    bench.section("NodeStageVolume of a formatted volume, in the lab's emulated node");
+    let mut times = Vec::new();
+    for mapper in ["krbd", "rbd"] {
+        let mut site = Site::new(&bench.lab, bench.cluster());
+        site.flag(format!("--map-with={mapper}"));
+        let node = site.node(bench.lab.node(0));
+        bench.lab.node(0).exec(&["mkdir", "-p", STAGING, "/var/lib/kubelet/pods/bench"]);
+        let idle = node_memory(bench.lab.node(0));
+        let volume = create_one(bench, &node, &format!("staged-{mapper}"));
+        stage(bench, &node, &volume);
+        unstage(bench, &node, &volume);
+        let mut best = Duration::MAX;
+        for _ in 0..5 {
+            best = best.min(stage(bench, &node, &volume));
+            unstage(bench, &node, &volume);
+        }
+        bench.row(
+            &format!("--map-with={mapper}, best of 5"),
+            &format!("{:.0} ms", best.as_secs_f64() * 1000.0),
+        );
+        bench.row(
+            &format!("anonymous memory of the node plugin, idle, {mapper}"),
+            &format!("{:.1} MB", idle as f64 / 1e6),
+        );
+        times.push(best.as_secs_f64());
+    }
+    bench.row("ratio", &format!("{:.1}", times[1] / times[0]));
+}
+
+fn stage(bench: &Bench, node: &Driver, volume: &proto::Volume) -> Duration {
+    bench.runtime.block_on(async {
+        let mut client = node.node().await;
+        let request = proto::NodeStageVolumeRequest {
+            volume_id: volume.volume_id.clone(),
+            staging_target_path: STAGING.to_owned(),
+            volume_capability: Some(driver::mount()),
+            secrets: bench.site.secrets.clone(),
+            volume_context: volume.volume_context.clone(),
+            publish_context: BTreeMap::new(),
+        };
+        let started = Instant::now();
+        client.node_stage_volume(request).await.unwrap();
+        let time = started.elapsed();
+        let target = proto::NodePublishVolumeRequest {
+            volume_id: volume.volume_id.clone(),
+            staging_target_path: STAGING.to_owned(),
+            target_path: TARGET.to_owned(),
+            volume_capability: Some(driver::mount()),
+            ..Default::default()
+        };
+        client.node_publish_volume(target).await.unwrap();
+        time
+    })
+}
+
+fn unstage(bench: &Bench, node: &Driver, volume: &proto::Volume) {
+    bench.runtime.block_on(async {
+        let mut client = node.node().await;
+        let volume_id = volume.volume_id.clone();
+        let unpublish = proto::NodeUnpublishVolumeRequest {
+            volume_id: volume_id.clone(),
+            target_path: TARGET.to_owned(),
+        };
+        client.node_unpublish_volume(unpublish).await.unwrap();
+        let unstage = proto::NodeUnstageVolumeRequest { volume_id, staging_target_path: STAGING.to_owned() };
+        client.node_unstage_volume(unstage).await.unwrap();
+    });
+}
+
+fn node_memory(node: &Node) -> u64 {
+    let line = node.shell("grep -h Anonymous: /proc/$(pidof rbd-csi | awk '{print $NF}')/smaps_rollup");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+fn write_down(table: &str) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/benchmark.md");
+    let text = format!(
+        "# The last run of `make bench`\n\nOn one machine with its own Ceph (one OSD in memory); rates and times mean something \
+         only as ratios within this run.\n{table}"
+    );
+    std::fs::write(path, text).unwrap();
+    println!("\nwritten to docs/benchmark.md");
+}

@@ -1,0 +1,284 @@
+//! `make demo`: the driver's whole job, told for somebody who has never heard of CSI.
+//!
+//! Not a test harness: a program that plays the container orchestrator, prints what
+//! it does and why, and fails when anything is not as it says. `make test` runs it too.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rbd_csi::csi::proto;
+use support::driver::{self, Driver, Site};
+use support::lab::{Cluster, Lab, LabSpec, Node};
+use support::pool;
+use tokio::runtime::Runtime;
+
+const GIB: i64 = 1 << 30;
+const STAGING: &str = "/var/lib/kubelet/plugins/kubernetes.io/csi/rbd.csi.ceph.com/demo/globalmount";
+const PODS: [&str; 2] = [
+    "/var/lib/kubelet/pods/first/volumes/kubernetes.io~csi/disk/mount",
+    "/var/lib/kubelet/pods/second/volumes/kubernetes.io~csi/disk/mount",
+];
+
+fn title(text: &str) {
+    println!("\n== {text}");
+}
+
+fn say(text: &str) {
+    println!("   {text}");
+}
+
+/// What an operator would type, and what it prints.
+fn look(command: &str, output: &str) {
+    println!("   $ {command}");
+    for line in output.lines() {
+        println!("     {line}");
+    }
+}
+
+struct Demo {
+    lab: Lab,
+    site: Site,
+    runtime: Runtime,
+    times: Vec<(String, Duration)>,
+}
+
+impl Demo {
+    fn cluster(&self) -> &Cluster {
+        self.lab.cluster(0)
+    }
+
+    fn node(&self) -> &Node {
+        self.lab.node(0)
+    }
+
+    /// One call of the driver; its time is kept for the table at the end.
+    fn call<T>(
+        &mut self,
+        what: &str,
+        call: impl AsyncFnOnce(&Site) -> Result<T, tonic::Status>,
+    ) -> Result<T, tonic::Status> {
+        let started = Instant::now();
+        let answer = self.runtime.block_on(call(&self.site));
+        let time = started.elapsed();
+        let verdict = answer.as_ref().map_or_else(|status| status.message().to_owned(), |_| "OK".to_owned());
+        println!("   -> {what}: {verdict} ({:.0} ms)", time.as_secs_f64() * 1000.0);
+        if answer.is_ok() {
+            self.times.push((what.to_owned(), time));
+        }
+        answer
+    }
+
+    fn create(&mut self, driver: &Driver, name: &str) -> Result<proto::Volume, tonic::Status> {
+        self.call(&format!("CreateVolume {name}"), async |site| {
+            let answer = driver.client().await.create_volume(driver::create(site, name, GIB)).await?;
+            Ok(answer.into_inner().volume.unwrap())
+        })
+    }
+
+    fn delete(&mut self, driver: &Driver, volume: &proto::Volume) {
+        self.call("DeleteVolume", async |site| {
+            driver.client().await.delete_volume(driver::delete(site, &volume.volume_id)).await
+        })
+        .unwrap();
+    }
+
+    fn stage(&mut self, driver: &Driver, volume: &proto::Volume) -> Result<(), tonic::Status> {
+        self.call("NodeStageVolume", async |site| {
+            let request = proto::NodeStageVolumeRequest {
+                volume_id: volume.volume_id.clone(),
+                staging_target_path: STAGING.to_owned(),
+                volume_capability: Some(driver::mount()),
+                secrets: site.secrets.clone(),
+                volume_context: volume.volume_context.clone(),
+                publish_context: BTreeMap::new(),
+            };
+            driver.node().await.node_stage_volume(request).await.map(drop)
+        })
+    }
+
+    fn publish(&mut self, driver: &Driver, volume: &proto::Volume, target: &str) {
+        self.node().exec(&["mkdir", "-p", target.strip_suffix("/mount").unwrap()]);
+        self.call("NodePublishVolume", async |_| {
+            let request = proto::NodePublishVolumeRequest {
+                volume_id: volume.volume_id.clone(),
+                staging_target_path: STAGING.to_owned(),
+                target_path: target.to_owned(),
+                volume_capability: Some(driver::mount()),
+                volume_context: volume.volume_context.clone(),
+                ..Default::default()
+            };
+            driver.node().await.node_publish_volume(request).await
+        })
+        .unwrap();
+    }
+
+    fn unpublish(&mut self, driver: &Driver, volume: &proto::Volume, target: &str) {
+        self.call("NodeUnpublishVolume", async |_| {
+            let request = proto::NodeUnpublishVolumeRequest {
+                volume_id: volume.volume_id.clone(),
+                target_path: target.to_owned(),
+            };
+            driver.node().await.node_unpublish_volume(request).await
+        })
+        .unwrap();
+    }
+
+    fn unstage(&mut self, driver: &Driver, volume: &proto::Volume) {
+        self.call("NodeUnstageVolume", async |_| {
+            let request = proto::NodeUnstageVolumeRequest {
+                volume_id: volume.volume_id.clone(),
+                staging_target_path: STAGING.to_owned(),
+            };
+            driver.node().await.node_unstage_volume(request).await
+        })
+        .unwrap();
+    }
+
+    fn show_rbd(&self, args: &[&str]) {
+        look(&format!("rbd {}", args.join(" ")), &self.cluster().rbd(args));
+    }
+
+    fn show_node(&self, command: &str) {
+        look(&format!("{command}    (on the node)"), &self.node().shell(command));
+    }
+}
+
+fn main() {
+    title("3. A real Ceph and a real krbd node");
+    let lab = Lab::start(LabSpec { clusters: 1, nodes: 1 });
+    lab.enter();
+    let site = Site::new(&lab, lab.cluster(0));
+    let runtime = lab.runtime();
+    let mut demo = Demo { lab, site, runtime, times: Vec::new() };
+    let kernel = demo.node().exec(&["uname", "-sr"]);
+    say(&format!("Ceph: {}", demo.cluster().ceph(&["--version"])));
+    say(&format!("node: {kernel}, with the kernel's own rbd driver"));
+    let controller = demo.site.controller(&demo.lab);
+    let mut node = demo.site.node(demo.node());
+    demo.node().exec(&["mkdir", "-p", STAGING]);
+
+    let volume = a_volume(&mut demo, &controller);
+    a_mount(&mut demo, &node, &volume);
+    node = killed_under_running_pods(&mut demo, node);
+    the_way_back(&mut demo, &node, &controller, &volume);
+    killed_while_working(&mut demo, controller, node);
+    summary(demo);
+}
+
+fn a_volume(demo: &mut Demo, controller: &Driver) -> proto::Volume {
+    title("4. A claim becomes an image");
+    say("Somebody asked Kubernetes for 1 GiB. Its provisioner calls the driver's controller:");
+    let volume = demo.create(controller, "pvc-demo").unwrap();
+    say(&format!("the volume's handle: {}", volume.volume_id));
+    let image = volume.volume_context["imageName"].clone();
+    demo.show_rbd(&["ls", "--long", "rbd"]);
+    demo.show_rbd(&["image-meta", "list", &image]);
+    let keys = demo.cluster().rados(&["-p", "rbd", "listomapvals", "csi.volumes.default"]);
+    look("rados -p rbd listomapvals csi.volumes.default", &keys);
+    say("That is the journal: it remembers which name has which image. The same call again");
+    say("finds it and gives the same volume, not a second one:");
+    assert_eq!(demo.create(controller, "pvc-demo").unwrap().volume_id, volume.volume_id);
+    volume
+}
+
+fn a_mount(demo: &mut Demo, node: &Driver, volume: &proto::Volume) {
+    title("5. The image becomes a file system in two pods");
+    say("Staging maps the image with krbd, proves that it is blank, formats and mounts it:");
+    demo.stage(node, volume).unwrap();
+    demo.show_node("cd /sys/bus/rbd/devices/0; grep . pool name size client_addr");
+    let image = &volume.volume_context["imageName"];
+    let info: serde_json::Value =
+        serde_json::from_str(&demo.cluster().rbd(&["info", "--format", "json", image])).unwrap();
+    let header = format!("rbd_header.{}", info["id"].as_str().unwrap());
+    let watchers = demo.cluster().rados(&["-p", "rbd", "listwatchers", &header]);
+    look(&format!("rados -p rbd listwatchers {header}"), &watchers);
+    assert!(watchers.contains(&demo.node().ip), "the node is the image's watcher");
+    say("The node's address stands there: this is how one sees who uses an image.");
+    say("Publishing shows the mount inside each pod's folder:");
+    for target in PODS {
+        demo.publish(node, volume, target);
+    }
+    demo.node().shell(&format!("echo 'written by the first pod' > {}/file; sync", PODS[0]));
+    let read = demo.node().shell(&format!("cat {}/file", PODS[1]));
+    say(&format!("the second pod reads: {read}"));
+    assert_eq!(read, "written by the first pod");
+}
+
+fn killed_under_running_pods(demo: &mut Demo, node: Driver) -> Driver {
+    title("6. The driver is killed under running pods");
+    node.kill();
+    let read = demo.node().shell(&format!("cat {}/file", PODS[0]));
+    say(&format!("kill -9 of the node plugin; the first pod still reads: {read}"));
+    demo.site.node(demo.node())
+}
+
+fn the_way_back(demo: &mut Demo, node: &Driver, controller: &Driver, volume: &proto::Volume) {
+    title("7. The way back");
+    say("Deleting a volume that is in use is refused, and says by whom:");
+    let refused = demo.call("DeleteVolume", async |site| {
+        let mut request = tonic::Request::new(driver::delete(site, &volume.volume_id));
+        request.set_timeout(Duration::from_secs(5));
+        controller.client().await.delete_volume(request).await
+    });
+    assert!(refused.unwrap_err().message().contains(&demo.node().ip));
+    say("So first out of the pods, then off the node, then out of Ceph:");
+    for target in PODS {
+        demo.unpublish(node, volume, target);
+    }
+    demo.unstage(node, volume);
+    demo.show_node("ls /sys/bus/rbd/devices | wc -l");
+    demo.delete(controller, volume);
+    pool::wait_until_empty(demo.cluster(), "rbd", Duration::from_secs(10));
+}
+
+fn killed_while_working(demo: &mut Demo, mut controller: Driver, mut node: Driver) {
+    title("8. The driver is killed in the middle of its work");
+    say("The controller gets kill -9 right after it made an image, before it could write that down:");
+    demo.site.arm("kill:after:rbd_create4");
+    demo.create(&controller, "pvc-crash").unwrap_err();
+    assert!(controller.was_killed(Duration::from_secs(5)));
+    demo.site.arm("");
+    demo.show_rbd(&["ls", "rbd"]);
+    say("It is started again, and Kubernetes calls again:");
+    controller = demo.site.controller(&demo.lab);
+    let volume = demo.create(&controller, "pvc-crash").unwrap();
+    demo.show_rbd(&["ls", "rbd"]);
+    assert_eq!(pool::images(demo.cluster(), "rbd").len(), 1, "one image, not two");
+    say("One image, not two. Now the node plugin, between the format and the mount:");
+    demo.site.arm("kill:after:host: mkfs");
+    demo.stage(&node, &volume).unwrap_err();
+    assert!(node.was_killed(Duration::from_secs(10)));
+    demo.site.arm("");
+    node = demo.site.node(demo.node());
+    demo.stage(&node, &volume).unwrap();
+    demo.show_node("ls /sys/bus/rbd/devices | wc -l");
+    assert_eq!(demo.node().shell("ls /sys/bus/rbd/devices | wc -l"), "1", "one mapping, not two");
+    say("One mapping, not two. And everything goes again:");
+    demo.unstage(&node, &volume);
+    demo.delete(&controller, &volume);
+    say("(the answer does not wait for the image's objects: they are purged in the background)");
+    pool::wait_until_empty(demo.cluster(), "rbd", Duration::from_secs(20));
+}
+
+fn summary(demo: Demo) {
+    title("9. What is left");
+    assert_eq!(pool::contents(demo.cluster(), "rbd"), Vec::<String>::new());
+    demo.show_rbd(&["ls", "rbd"]);
+    demo.show_rbd(&["trash", "ls", "rbd"]);
+    look(
+        "rados -p rbd listomapkeys csi.volumes.default",
+        &demo.cluster().rados(&["-p", "rbd", "listomapkeys", "csi.volumes.default"]),
+    );
+    demo.show_node("ls /sys/bus/rbd/devices | wc -l");
+    assert_eq!(demo.node().shell("ls /sys/bus/rbd/devices | wc -l"), "0");
+    say("Nothing: no image, no journal entry, no mapped device.");
+    title("How long each call took (in the node: in an emulated kernel, so many times slower than real)");
+    for (what, time) in &demo.times {
+        println!("   {:>8.1} ms  {what}", time.as_secs_f64() * 1000.0);
+    }
+    println!("\n   `make lab` leaves such a lab running to play with; README.md says how to deploy.\n");
+}
