@@ -21,8 +21,9 @@ const MOST_OBJECTS_TO_COUNT: u64 = 4096;
 pub async fn image(pool: &Pool, name: &str, spec: &ImageSpec) -> Result<Option<(ImageId, Header)>> {
     let Some(found) = Found::look(pool, name).await? else { return Ok(None) };
     match found {
+        // One in the trash is another's, whose id librbd has drawn again.
         Found { id, header: Some(header), listed: true, named: true }
-            if whole(pool, &id, &header, spec).await? =>
+            if whole(pool, &id, &header, spec).await? && pool.trash_entry(&id).await?.is_none() =>
         {
             Ok(Some((id, header)))
         }
