@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::error::{Error, Kind, Result};
 use super::operation::Progress;
+use super::watch::describe;
 use crate::ceph::{CephError, ImageId, Pool, ReadOp, Watcher};
 use crate::host::krbd;
 use crate::host::thread::on_thread;
@@ -126,9 +127,4 @@ async fn is_mirrored(pool: &Pool, id: &ImageId) -> Result<bool> {
         Err(CephError { errno: libc::ENOENT | libc::EOPNOTSUPP, .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-fn describe(watchers: &[Watcher]) -> String {
-    let one = |watcher: &Watcher| format!("client.{} at {}", watcher.client, watcher.address);
-    watchers.iter().map(one).collect::<Vec<_>>().join(" and ")
 }
