@@ -63,13 +63,8 @@ pub enum Job {
         /// MNT_DETACH: out of sight now, gone when nobody uses it any more.
         detach: bool,
     },
-    /// What is on a device. Answers [`super::probe::Content`].
-    Probe {
-        /// The device, absolute.
-        device: PathBuf,
-    },
-    /// What its file system's superblock says. Answers [`super::superblock::Superblock`].
-    Superblock {
+    /// What is on a device. Answers [`super::probe::Look`].
+    Look {
         /// The device, absolute.
         device: PathBuf,
     },
@@ -80,8 +75,7 @@ impl Job {
         match self {
             Self::Mount { .. } => "mount",
             Self::Unmount { .. } => "unmount",
-            Self::Probe { .. } => "probe",
-            Self::Superblock { .. } => "read superblock",
+            Self::Look { .. } => "probe",
         }
     }
 
@@ -89,7 +83,7 @@ impl Job {
         match self {
             Self::Mount { source, target, .. } => format!("{} at {}", source.display(), target.display()),
             Self::Unmount { target, .. } => target.display().to_string(),
-            Self::Probe { device } | Self::Superblock { device } => device.display().to_string(),
+            Self::Look { device } => device.display().to_string(),
         }
     }
 }

@@ -22,7 +22,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 use sys_mount::{Mount, MountFlags};
 
 use super::child::{Job, LARGEST, News, Order};
-use super::{probe, superblock};
+use super::probe;
 
 /// The socket to the driver is the standard input.
 const SOCKET: RawFd = 0;
@@ -162,8 +162,7 @@ fn work(job: &Job) -> Result<serde_json::Value, Failure> {
             umount2(&place, flags | MntFlags::UMOUNT_NOFOLLOW).map_err(plain)?;
             Ok(serde_json::Value::Null)
         }
-        Job::Probe { device } => answer(probe::probe_here(device)),
-        Job::Superblock { device } => answer(superblock::read_here(device)),
+        Job::Look { device } => answer(probe::look_here(device)),
     }
 }
 

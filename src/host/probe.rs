@@ -18,6 +18,7 @@ use libblkid_rs::{BlkidProbe, BlkidSafeprobeRet, BlkidSublks, BlkidSublksFlags};
 use serde::{Deserialize, Serialize};
 
 use super::child;
+use super::superblock::{self, Superblock};
 
 /// What a device holds, as far as its signatures tell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,18 +47,45 @@ impl std::fmt::Display for Content {
     }
 }
 
-/// Looks at the device, in the helper process.
+/// What one look at a device tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// What is there.
+    pub content: Content,
+    /// What the superblock of an ext or XFS file system says, when one is there.
+    pub superblock: Option<Superblock>,
+}
+
+/// Looks at the device, in the helper process: once for all that a staging wants to
+/// know, since each job there costs a fork.
 ///
 /// # Errors
 /// When it cannot be read, or not within `limit`.
+pub async fn look(device: impl Into<PathBuf>, limit: Duration) -> super::Result<Look> {
+    child::call(child::Job::Look { device: device.into() }, limit).await
+}
+
+/// As [`look`], when only the content matters.
+///
+/// # Errors
+/// As [`look`].
 pub async fn probe(device: impl Into<PathBuf>, limit: Duration) -> super::Result<Content> {
-    child::call(child::Job::Probe { device: device.into() }, limit).await
+    Ok(look(device, limit).await?.content)
 }
 
 /// Looks at the device in this thread, which may hang with it.
-pub(super) fn probe_here(device: &Path) -> Result<Content> {
+pub(super) fn look_here(device: &Path) -> Result<Look> {
     let file = File::open(device)?;
     read_ends(&file)?;
+    let content = content(&file)?;
+    let superblock = match &content {
+        Content::Filesystem(_) => superblock::read(&file)?,
+        _ => None,
+    };
+    Ok(Look { content, superblock })
+}
+
+fn content(file: &File) -> Result<Content> {
     let failed = |error: libblkid_rs::BlkidErr| Error::other(format!("libblkid: {error}"));
     let mut probe = BlkidProbe::new().map_err(failed)?;
     probe.set_device(file.as_raw_fd(), 0, 0).map_err(failed)?;

@@ -1,17 +1,13 @@
 //! What a superblock itself says: the file system's size, and whether mkfs finished it.
 //!
-//! Read raw, in the helper process, before the file system is mounted: `df`
-//! counts differently, and an XFS whose mkfs was killed carries its magic already.
+//! Read raw, by `probe`'s look at a device: `df` counts differently, and an XFS
+//! whose mkfs was killed carries its magic already.
 
 use std::fs::File;
-use std::io::{Error, ErrorKind, Result, Seek as _, SeekFrom};
+use std::io::{Result, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-
-use super::child;
 
 /// What the superblock says, and how large the device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,21 +34,16 @@ impl Superblock {
     }
 }
 
-/// Reads the superblock of an ext or XFS file system, in the helper process.
-///
-/// # Errors
-/// When the device cannot be read, not within `limit`, or holds neither.
-pub async fn read(device: impl Into<PathBuf>, limit: Duration) -> super::Result<Superblock> {
-    child::call(child::Job::Superblock { device: device.into() }, limit).await
-}
-
-/// As [`read`], in this thread, which may hang with the device.
-pub(super) fn read_here(device: &Path) -> Result<Superblock> {
-    let mut file = File::open(device)?;
+/// Reads the superblock of an ext or XFS file system, in this thread, which may hang
+/// with the device; `None` when it is neither's.
+pub(super) fn read(mut file: &File) -> Result<Option<Superblock>> {
     let size = file.seek(SeekFrom::End(0))?;
     let mut start = [0; 4096];
+    if size < start.len() as u64 {
+        return Ok(None);
+    }
     file.read_exact_at(&mut start, 0)?;
-    parse(&start, size).ok_or_else(|| Error::new(ErrorKind::InvalidData, "no ext or XFS superblock"))
+    Ok(parse(&start, size))
 }
 
 /// Offsets: ext4 (kernel documentation, ext4/super.html, superblock at 1024) and
@@ -128,8 +119,15 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
+
     use super::*;
     use crate::host::command::{Command, run_blocking};
+
+    fn read_here(image: &Path) -> Option<Superblock> {
+        read(&File::open(image).unwrap()).unwrap()
+    }
 
     fn made(program: &'static str, size: u64) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();

@@ -20,8 +20,9 @@ use super::format_mark::{self, Mark};
 use super::operation::Progress;
 use crate::ceph::{Header, ImageId, Pool};
 use crate::host::filesystem::{self, Care, FsKind};
-use crate::host::probe::{self, Content};
-use crate::host::{HostError, foresight, superblock};
+use crate::host::probe::{self, Content, Look};
+use crate::host::superblock::Superblock;
+use crate::host::{HostError, foresight};
 
 /// Reading a healthy device's ends takes milliseconds.
 const LOOK: Duration = Duration::from_secs(60);
@@ -59,14 +60,19 @@ pub enum FsState {
     /// It was made now.
     Created(FsKind),
     /// It was there, and was checked.
-    Found(FsKind),
+    Found {
+        /// What it is.
+        kind: FsKind,
+        /// Whether it leaves room on the device that growing could use.
+        can_grow: bool,
+    },
 }
 
 impl FsState {
     /// What to mount.
     pub fn kind(self) -> FsKind {
         match self {
-            Self::Created(kind) | Self::Found(kind) => kind,
+            Self::Created(kind) | Self::Found { kind, .. } => kind,
         }
     }
 }
@@ -80,7 +86,7 @@ impl FsState {
 pub async fn make_filesystem(volume: &Format<'_>, progress: &Progress) -> Result<FsState> {
     let wanted = wanted(volume.fs_type)?;
     progress.step(format!("looking at what {} holds", volume.device.display()));
-    let content = probe::probe(volume.device, LOOK).await?;
+    let Look { content, superblock } = probe::look(volume.device, LOOK).await?;
     let header = volume.pool.image_header(volume.image_id, &[format_mark::KEY]).await?;
     let header =
         header.ok_or_else(|| volume.refuse("has no header any more; it was removed while it was mapped"))?;
@@ -89,10 +95,11 @@ pub async fn make_filesystem(volume: &Format<'_>, progress: &Progress) -> Result
         (Content::Filesystem(kind), mark) => {
             let kind = volume.acceptable(&kind, wanted)?;
             match mark {
-                Some(mark) if volume.is_unfinished(kind).await? => {
+                // XFS alone: ext's superblock is the last that its mkfs writes.
+                Some(mark) if superblock.is_some_and(|superblock| superblock.unfinished) => {
                     volume.resume(&header, mark, wanted, progress).await
                 }
-                mark => volume.take(kind, mark, progress).await,
+                mark => volume.take(kind, superblock, mark, progress).await,
             }
         }
         (Content::Nothing, None) => volume.start(&header, wanted, progress).await,
@@ -140,23 +147,30 @@ impl Format<'_> {
         }
     }
 
-    async fn is_unfinished(&self, kind: FsKind) -> Result<bool> {
-        // ext's superblock is the last that its mkfs writes.
-        Ok(kind == FsKind::Xfs && superblock::read(self.device, LOOK).await?.unfinished)
-    }
-
     /// Takes a file system that is there.
-    async fn take(&self, kind: FsKind, mark: Option<Mark>, progress: &Progress) -> Result<FsState> {
+    async fn take(
+        &self,
+        kind: FsKind,
+        superblock: Option<Superblock>,
+        mark: Option<Mark>,
+        progress: &Progress,
+    ) -> Result<FsState> {
+        let can_grow = superblock.is_some_and(|superblock| superblock.can_grow());
+        let found = FsState::Found { kind, can_grow };
         if self.read_only {
-            return Ok(FsState::Found(kind));
+            return Ok(found);
         }
         progress.step(format!("checking the {kind} file system on {}", self.device.display()));
-        let care = if mark.is_some() { Care::Full } else { Care::Usual };
+        let care = match mark {
+            Some(_) => Care::Full,
+            None if superblock.is_some_and(|superblock| superblock.clean) => Care::Clean,
+            None => Care::Usual,
+        };
         filesystem::fsck(kind, self.device, care).await.map_err(|error| self.unhealthy(error))?;
         if mark.is_some() {
             Mark::remove(self.pool, self.image_id).await?;
         }
-        Ok(FsState::Found(kind))
+        Ok(found)
     }
 
     fn unhealthy(&self, error: HostError) -> Error {

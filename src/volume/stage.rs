@@ -31,7 +31,7 @@ use crate::host::filesystem::FsKind;
 use crate::host::krbd::Mapping;
 use crate::host::mount_options::MountOptions;
 use crate::host::thread::on_thread;
-use crate::host::{HostError, bind, device, growth, mount, place, step_on_thread, superblock};
+use crate::host::{HostError, bind, device, growth, mount, place, probe, step_on_thread};
 
 /// A mount that waits for its cluster is not given up before this; a repeated call joins it.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -275,8 +275,8 @@ impl Staging {
         let mounted = mount::mount(&device, entry, kind.name(), &options, LONGEST).await;
         mounted.map_err(|error| explain(error, kind, !flags.is_empty()))?;
         match made {
-            FsState::Found(_) if options.flags & libc::MS_RDONLY == 0 => {
-                self.grow_if_smaller(kind, &device, progress).await
+            FsState::Found { can_grow: true, .. } if options.flags & libc::MS_RDONLY == 0 => {
+                self.grow(kind, &device, progress).await
             }
             _ => Ok(()),
         }
@@ -291,11 +291,15 @@ impl Staging {
 
     async fn grow_if_smaller(&self, kind: FsKind, device: &Path, progress: &Progress) -> Result<()> {
         progress.step(format!("comparing the file system on {} with its size", device.display()));
-        if superblock::read(device, LOOK).await?.can_grow() {
-            progress.step(format!("growing the {kind} file system on {}", device.display()));
-            growth::grow(kind, device, &self.place.entry).await?;
+        match probe::look(device, LOOK).await?.superblock {
+            Some(superblock) if superblock.can_grow() => self.grow(kind, device, progress).await,
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    async fn grow(&self, kind: FsKind, device: &Path, progress: &Progress) -> Result<()> {
+        progress.step(format!("growing the {kind} file system on {}", device.display()));
+        Ok(growth::grow(kind, device, &self.place.entry).await?)
     }
 
     fn read_only(&self) -> bool {

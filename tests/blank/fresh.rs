@@ -21,10 +21,13 @@ async fn a_blank_volume_is_formatted_once() {
             assert_eq!(volume.make(Wish::of(fs_type)).await.unwrap(), FsState::Created(kind));
             assert!(!volume.is_marked().await);
             let since = std::time::Instant::now();
-            assert_eq!(volume.make(Wish::of(fs_type)).await.unwrap(), FsState::Found(kind));
+            assert_eq!(
+                volume.make(Wish::of(fs_type)).await.unwrap(),
+                FsState::Found { kind, can_grow: false }
+            );
             println!("a {fs_type} that is there: {:?}", since.elapsed());
             volume.is_usable(fs_type);
-            assert_eq!(volume.make(Wish::of("")).await.unwrap(), FsState::Found(kind));
+            assert_eq!(volume.make(Wish::of("")).await.unwrap(), FsState::Found { kind, can_grow: false });
             volume.done().await;
         }
     }
