@@ -74,7 +74,7 @@ fn run_on(runtime: Runtime, options: Options) -> Result<(), String> {
 
 async fn driver(options: Options, stop: Stop) -> Result<(), String> {
     prepare(&options).await;
-    let listener = Listener::bind(&options.endpoint).await?;
+    let listener = Listener::bind(&options.endpoint).await.map_err(|error| format!("--endpoint={error}"))?;
     let connections = Connections::new(Some(options.ceph_conf.clone()));
     let config =
         ConfigFiles { cluster: options.cluster_config.clone(), mapping: options.cluster_mapping.clone() };

@@ -6,19 +6,24 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use nix::sys::stat::{Mode, umask};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::sys::stat::{Mode, fchmod};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tonic::transport::server::Connected;
 
 /// How long the owner of an existing socket may take to accept.
 const ALIVE: Duration = Duration::from_secs(2);
+
+/// Clients that may wait to be accepted.
+const BACKLOG: i32 = 1024;
 
 /// A bound endpoint.
 #[derive(Debug)]
@@ -39,7 +44,7 @@ impl Listener {
     /// # Errors
     /// One line that says what is in the way.
     pub async fn bind(endpoint: &str) -> Result<Self, String> {
-        let failed = |error: io::Error| format!("--endpoint={endpoint}: {error}");
+        let failed = |error: io::Error| format!("{endpoint}: {error}");
         let socket = match endpoint.split_once("://") {
             Some(("unix", path)) => bind_unix(Path::new(path)).await.map_err(failed)?,
             Some(("tcp", address)) => {
@@ -99,11 +104,7 @@ async fn bind_unix(path: &Path) -> io::Result<Socket> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     remove_stale(path).await?;
-    // Whoever may connect may read secrets and delete volumes: root alone, from the first moment.
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(path);
-    umask(before);
-    let listener = listener?;
+    let listener = bind_closed(path)?;
     let (socket, folder) = (fs::symlink_metadata(path)?, fs::metadata(folder)?);
     let file = SocketFile {
         path: path.to_owned(),
@@ -111,6 +112,18 @@ async fn bind_unix(path: &Path) -> io::Result<Socket> {
         folder: (folder.dev(), folder.ino()),
     };
     Ok(Socket::Unix { listener, file })
+}
+
+/// Whoever may connect may read secrets and delete volumes: root alone, from the first
+/// moment. Linux gives the file the mode that the socket has before it is bound; the
+/// process's umask would do as well, but for the files that other threads make meanwhile.
+fn bind_closed(path: &Path) -> io::Result<UnixListener> {
+    let kind = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, kind, None)?;
+    fchmod(&socket, Mode::from_bits_truncate(0o600))?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    listen(&socket, Backlog::new(BACKLOG)?)?;
+    UnixListener::from_std(socket.into())
 }
 
 async fn remove_stale(path: &Path) -> io::Result<()> {
