@@ -1,7 +1,7 @@
 //! rbd-csi: a CSI driver that gives Kubernetes pods block volumes from Ceph RBD.
 //!
 //! Data flows one way, from the door to the leaves:
-//! [`csi`] → [`volume`] → {[`ceph`], [`host`]}.
+//! [`csi`] → [`volume`] → {[`ceph`], [`host`], [`kube`]}.
 //! ARCHITECTURE.md is the map.
 
 pub mod options;
@@ -19,7 +19,9 @@ pub mod volume;
 
 pub mod ceph;
 pub mod host;
+pub mod kube;
 
+pub mod causes;
 pub mod errno;
 pub mod fault;
 pub mod metrics;

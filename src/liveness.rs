@@ -10,6 +10,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::transport::Endpoint;
 
+use crate::causes;
 use crate::csi::proto::ProbeRequest;
 use crate::csi::proto::identity_client::IdentityClient;
 use crate::options::Options;
@@ -57,7 +58,7 @@ fn endpoint(text: &str, limit: Duration) -> Result<Endpoint, String> {
 /// Each time anew: a kept connection would say nothing of a socket that is gone.
 async fn probe(endpoint: &Endpoint, limit: Duration) -> Result<(), String> {
     let asked = async {
-        let channel = endpoint.connect().await.map_err(|error| with_cause(&error))?;
+        let channel = endpoint.connect().await.map_err(|error| causes::told(&error))?;
         let answer = IdentityClient::new(channel).probe(ProbeRequest {}).await;
         match answer.map_err(|status| status.to_string())?.into_inner().ready {
             Some(false) => Err("the driver says that it is not ready".to_owned()),
@@ -66,20 +67,6 @@ async fn probe(endpoint: &Endpoint, limit: Duration) -> Result<(), String> {
         }
     };
     tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(format!("no answer in {limit:?}")))
-}
-
-fn with_cause(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        // Some layers repeat what they wrap.
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn show(answer: Result<(), String>) {

@@ -12,10 +12,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 mod help;
+mod kubernetes;
 mod table;
 mod value;
 
 pub use help::{help, version};
+pub use kubernetes::KubernetesApi;
 use table::{Flag, Sort};
 
 /// What the process is to be.
@@ -98,6 +100,8 @@ pub struct Options {
     pub ceph_conf: PathBuf,
     /// Given flags of features that are not here yet, as `--name=value`.
     pub without_effect: Vec<String>,
+    /// The Kubernetes API, when this runs in a pod
+    pub kubernetes: Option<KubernetesApi>,
     /// `$POD_IP`: where metrics are served
     pub pod_ip: Option<String>,
     /// The machine's or pod's name
@@ -208,6 +212,7 @@ impl Given {
         }
         Ok(Options {
             role,
+            kubernetes: kubernetes::api(self.text("service-account-path"))?,
             endpoint: self.endpoint()?,
             driver_name: self.driver_name(role)?,
             node_id,

@@ -16,10 +16,12 @@ use crate::ceph::Connections;
 use crate::config::ConfigFiles;
 use crate::health::Health;
 use crate::host::{hardening, pids};
+use crate::kube::Kube;
 use crate::options::{MapWith, Options, Role};
 use crate::server::stop::Stop;
 use crate::server::{self, Listener};
 use crate::telemetry::{http, log};
+use crate::volume::attach::Attacher;
 use crate::volume::controller::{Controller, ControllerOptions};
 use crate::volume::mapping;
 use crate::volume::node::{Node, NodeOptions};
@@ -143,7 +145,11 @@ fn routes(
         let node = NodeOptions { node_id: options.node_id.clone(), map_with, scratch: std::env::temp_dir() };
         Node::new(node, resolver.clone(), operations.clone())
     });
-    csi::routes(&options.driver_name, controller, node, health)
+    let attacher = options.kubernetes.as_ref().map(|api| {
+        let kube = Kube::new(&api.host, api.port, &api.account);
+        Attacher::new(kube)
+    });
+    csi::routes(&options.driver_name, controller, attacher, node, health)
 }
 
 /// `--type=controller`: manifests start it, and a pod that ends would be restarted for ever.

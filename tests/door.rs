@@ -86,7 +86,13 @@ fn routes(ceph_conf: &Path, config: ConfigFiles, scratch: &Path) -> tonic::servi
     let node =
         NodeOptions { node_id: "node-a".into(), map_with: MapWith::Kernel, scratch: scratch.to_owned() };
     let controller = Controller::new(controller, resolver.clone(), operations.clone());
-    csi::routes("rbd.csi.ceph.com", Some(controller), Some(Node::new(node, resolver, operations)), health)
+    csi::routes(
+        "rbd.csi.ceph.com",
+        Some(controller),
+        None,
+        Some(Node::new(node, resolver, operations)),
+        health,
+    )
 }
 
 fn capability(mode: Mode) -> VolumeCapability {

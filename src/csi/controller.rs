@@ -13,6 +13,7 @@ use super::proto::controller_service_capability::{Rpc, Type as Capability};
 use super::proto::validate_volume_capabilities_response::Confirmed;
 use super::unserved::unserved;
 use super::{deadline, request, status};
+use crate::volume::attach::Attacher;
 use crate::volume::controller as domain;
 
 const LIST: &str = "ControllerGetCapabilities";
@@ -22,17 +23,23 @@ const LIST: &str = "ControllerGetCapabilities";
 /// it of both; but a CO that reads one list must not conclude the opposite, and
 /// either mix of modes is accepted anyway.
 const SERVED: [Type; 2] = [Type::CreateDeleteVolume, Type::SingleNodeMultiWriter];
+/// Served besides where a Kubernetes API can be asked about nodes. Elsewhere the CO has no
+/// attaching to wait for, and nobody could say which nodes exist.
+const SERVED_WITH_KUBERNETES: Type = Type::PublishUnpublishVolume;
 
 type Answer<T> = Result<Response<T>, Status>;
 
 /// The Controller service.
 #[derive(Clone)]
-pub struct ControllerService(domain::Controller);
+pub struct ControllerService {
+    controller: domain::Controller,
+    attacher: Option<Attacher>,
+}
 
 impl ControllerService {
-    /// Serves this controller.
-    pub fn new(controller: domain::Controller) -> Self {
-        Self(controller)
+    /// Serves this controller, and attaching if there is somebody to do it.
+    pub fn new(controller: domain::Controller, attacher: Option<Attacher>) -> Self {
+        Self { controller, attacher }
     }
 }
 
@@ -44,7 +51,8 @@ impl Controller for ControllerService {
     ) -> Answer<proto::CreateVolumeResponse> {
         let deadline = deadline::deadline(call.metadata(), deadline::CONTROLLER);
         let request = request::create(call.into_inner())?;
-        let volume = self.0.create(request, deadline).await.map_err(|error| status::create_status(&error))?;
+        let volume =
+            self.controller.create(request, deadline).await.map_err(|error| status::create_status(&error))?;
         let volume = proto::Volume {
             capacity_bytes: i64::try_from(volume.capacity).unwrap_or(i64::MAX),
             volume_id: volume.id,
@@ -61,7 +69,7 @@ impl Controller for ControllerService {
         let deadline = deadline::deadline(call.metadata(), deadline::CONTROLLER);
         let request = request::delete(call.into_inner())?;
         // Removed or absent: CSI answers OK to both.
-        self.0.delete(request, deadline).await?;
+        self.controller.delete(request, deadline).await?;
         Ok(Response::new(proto::DeleteVolumeResponse {}))
     }
 
@@ -72,7 +80,7 @@ impl Controller for ControllerService {
         let deadline = deadline::deadline(call.metadata(), deadline::CONTROLLER);
         let asked = call.get_ref().clone();
         let request = request::validate(call.into_inner())?;
-        let refusal = self.0.validate(request, deadline).await?;
+        let refusal = self.controller.validate(request, deadline).await?;
         Ok(Response::new(verdict(asked, refusal)))
     }
 
@@ -83,22 +91,29 @@ impl Controller for ControllerService {
         let capability = |served: Type| proto::ControllerServiceCapability {
             r#type: Some(Capability::Rpc(Rpc { r#type: served.into() })),
         };
-        let capabilities = SERVED.map(capability).to_vec();
+        let served = SERVED.into_iter().chain(self.attacher.as_ref().map(|_| SERVED_WITH_KUBERNETES));
+        let capabilities = served.map(capability).collect();
         Ok(Response::new(proto::ControllerGetCapabilitiesResponse { capabilities }))
     }
 
     async fn controller_publish_volume(
         &self,
-        _: Request<proto::ControllerPublishVolumeRequest>,
+        call: Request<proto::ControllerPublishVolumeRequest>,
     ) -> Answer<proto::ControllerPublishVolumeResponse> {
-        unserved("ControllerPublishVolume", LIST)
+        let Some(attacher) = &self.attacher else { return unserved("ControllerPublishVolume", LIST) };
+        let deadline = deadline::deadline(call.metadata(), deadline::CONTROLLER);
+        attacher.attach(&request::attach(call.into_inner())?, deadline).await?;
+        // The node needs to know nothing more: it finds the image by the handle.
+        Ok(Response::new(proto::ControllerPublishVolumeResponse::default()))
     }
 
     async fn controller_unpublish_volume(
         &self,
-        _: Request<proto::ControllerUnpublishVolumeRequest>,
+        call: Request<proto::ControllerUnpublishVolumeRequest>,
     ) -> Answer<proto::ControllerUnpublishVolumeResponse> {
-        unserved("ControllerUnpublishVolume", LIST)
+        let Some(attacher) = &self.attacher else { return unserved("ControllerUnpublishVolume", LIST) };
+        attacher.detach(&request::detach(call.into_inner())?);
+        Ok(Response::new(proto::ControllerUnpublishVolumeResponse {}))
     }
 
     async fn list_volumes(

@@ -13,8 +13,8 @@ use super::limits::{bytes, map, name, path, present, required};
 use super::proto;
 use crate::volume::error::Result;
 use crate::volume::request::{
-    CreateRequest, DeleteRequest, PublishRequest, Secrets, StageRequest, StatsRequest, UnpublishRequest,
-    UnstageRequest, ValidateRequest,
+    AttachRequest, CreateRequest, DeleteRequest, DetachRequest, PublishRequest, Secrets, StageRequest,
+    StatsRequest, UnpublishRequest, UnstageRequest, ValidateRequest,
 };
 
 /// CreateVolume.
@@ -51,6 +51,24 @@ pub(super) fn validate(request: proto::ValidateVolumeCapabilitiesRequest) -> Res
         parameters: map("parameters", request.parameters)?,
         secrets: secrets(request.secrets)?,
     })
+}
+
+/// ControllerPublishVolume. `readonly` is the node's business: NodePublishVolume is told it
+/// again, and mounts so.
+pub(super) fn attach(request: proto::ControllerPublishVolumeRequest) -> Result<AttachRequest> {
+    secrets(request.secrets)?;
+    Ok(AttachRequest {
+        volume_id: volume_id(request.volume_id)?,
+        node: required("node_id", request.node_id)?,
+        capability: capability("volume_capability", request.volume_capability)?,
+        context: map("volume_context", request.volume_context)?,
+    })
+}
+
+/// ControllerUnpublishVolume. The secrets are not even held to the limits: nothing about
+/// them may keep a volume attached.
+pub(super) fn detach(request: proto::ControllerUnpublishVolumeRequest) -> Result<DetachRequest> {
+    Ok(DetachRequest { volume_id: volume_id(request.volume_id)?, node: request.node_id })
 }
 
 /// NodeStageVolume.

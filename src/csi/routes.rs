@@ -9,6 +9,7 @@ use super::proto::controller_server::ControllerServer;
 use super::proto::identity_server::IdentityServer;
 use super::proto::node_server::NodeServer;
 use crate::health::Health;
+use crate::volume::attach::Attacher;
 use crate::volume::controller::Controller;
 use crate::volume::node::Node;
 
@@ -17,13 +18,14 @@ use crate::volume::node::Node;
 pub fn routes(
     driver_name: &str,
     controller: Option<Controller>,
+    attacher: Option<Attacher>,
     node: Option<Node>,
     health: Health,
 ) -> Routes {
     let identity = IdentityService::new(driver_name.to_owned(), health);
     let mut routes = Routes::new(IdentityServer::new(identity));
     if let Some(controller) = controller {
-        routes = routes.add_service(ControllerServer::new(ControllerService::new(controller)));
+        routes = routes.add_service(ControllerServer::new(ControllerService::new(controller, attacher)));
     }
     if let Some(node) = node {
         routes = routes.add_service(NodeServer::new(NodeService::new(node)));

@@ -70,6 +70,12 @@ pub const FLAGS: &[Flag] = &[
     flag("instanceid", Text, "default", "tells apart the journals of several drivers in one pool"),
     flag("clustername", Text, "", "written onto each image: csi.ceph.com/cluster/name"),
     flag("pluginpath", Text, "/var/lib/kubelet/plugins", "the kubelet's plugin folder; made if missing"),
+    flag(
+        "service-account-path",
+        Text,
+        "/var/run/secrets/kubernetes.io/serviceaccount",
+        "token and ca.crt for the Kubernetes API",
+    ),
     flag("pidlimit", Number, "0", "the container's limit of processes: 0 leaves it, -1 takes it away"),
     flag(
         "strict-parameters",

@@ -24,7 +24,11 @@ pub fn level(verbosity: u8) -> Level {
 
 /// Starts logging; only the first call of a process has an effect.
 pub fn start(verbosity: u8, format: LogFormat) {
-    let filter = Targets::new().with_default(LevelFilter::WARN).with_target("rbd_csi", level(verbosity));
+    let filter = Targets::new()
+        .with_default(LevelFilter::WARN)
+        // It logs each failure as an error, and returns it too: the call that asked tells it.
+        .with_target("kube_client::client::builder", LevelFilter::OFF)
+        .with_target("rbd_csi", level(verbosity));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
         LogFormat::Text => lines.with_ansi(false).with_target(false).boxed(),

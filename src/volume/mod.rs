@@ -15,6 +15,7 @@ pub mod size;
 pub mod operation;
 pub mod resolve;
 
+pub mod attach;
 mod compare;
 pub mod controller;
 mod delete;

@@ -60,6 +60,28 @@ pub struct ValidateRequest {
     pub secrets: Secrets,
 }
 
+/// ControllerPublishVolume.
+#[derive(Debug, Clone)]
+pub struct AttachRequest {
+    /// The volume's handle.
+    pub volume_id: String,
+    /// The node's name.
+    pub node: String,
+    /// How it will be used there.
+    pub capability: Capability,
+    /// The context that CreateVolume answered, or a static PV's attributes.
+    pub context: BTreeMap<String, String>,
+}
+
+/// ControllerUnpublishVolume.
+#[derive(Debug, Clone)]
+pub struct DetachRequest {
+    /// The volume's handle.
+    pub volume_id: String,
+    /// The node's name; empty for all nodes.
+    pub node: String,
+}
+
 /// NodeStageVolume.
 #[derive(Debug, Clone)]
 pub struct StageRequest {

@@ -82,7 +82,7 @@ impl Resolver {
         metadata: &[&str],
     ) -> Result<Resolved> {
         refuse_what_is_not_here_yet(handle, context)?;
-        if context.get("staticVolume").is_some_and(|value| value == "true") {
+        if is_static(context) {
             return self.resolve_static(handle, context, secrets, metadata).await;
         }
         let id = VolumeId::parse(handle).ok_or_else(|| absent(handle))?;
@@ -178,7 +178,11 @@ async fn find_image(
     Ok(header.map(|header| (id, header)))
 }
 
-fn refuse_what_is_not_here_yet(handle: &str, context: &BTreeMap<String, String>) -> Result<()> {
+/// Volumes of kinds that this version has no code for.
+///
+/// # Errors
+/// [`Kind::Precondition`], with the kind.
+pub(super) fn refuse_what_is_not_here_yet(handle: &str, context: &BTreeMap<String, String>) -> Result<()> {
     let is =
         |name: &str, value: &str| context.get(name).is_some_and(|given| given.eq_ignore_ascii_case(value));
     let lacking = if id::is_migration(handle) || is("migration", "true") {
@@ -195,7 +199,13 @@ fn refuse_what_is_not_here_yet(handle: &str, context: &BTreeMap<String, String>)
     Err(Error::new(Kind::Precondition, text))
 }
 
-fn absent(handle: &str) -> Error {
+/// Whether a PV with this context was written by hand: its handle is an image's name.
+pub(super) fn is_static(context: &BTreeMap<String, String>) -> bool {
+    context.get("staticVolume").is_some_and(|value| value == "true")
+}
+
+/// There is no such volume.
+pub(super) fn absent(handle: &str) -> Error {
     Error::new(Kind::NotFound, format!("volume {handle} does not exist"))
 }
 

@@ -80,6 +80,15 @@ impl Place {
 
     /// Starts the program with just these arguments.
     pub fn run(&self, arguments: impl IntoIterator<Item = String>) -> Program {
+        self.run_with(&[], arguments)
+    }
+
+    /// As [`Place::run`], with more in its environment.
+    pub fn run_with(
+        &self,
+        environment: &[(&str, &str)],
+        arguments: impl IntoIterator<Item = String>,
+    ) -> Program {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let log = self.path(&format!("log.{number}"));
@@ -88,6 +97,7 @@ impl Place {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("POD_IP", "127.0.0.1")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap())

@@ -4,7 +4,10 @@ use super::*;
 use crate::volume::error::Kind;
 use proto::volume_capability::access_mode::Mode;
 use proto::volume_capability::{AccessMode, AccessType, BlockVolume};
-use proto::{CapacityRange, CreateVolumeRequest, NodePublishVolumeRequest, NodeStageVolumeRequest};
+use proto::{
+    CapacityRange, ControllerPublishVolumeRequest, CreateVolumeRequest, NodePublishVolumeRequest,
+    NodeStageVolumeRequest,
+};
 
 fn block() -> proto::VolumeCapability {
     proto::VolumeCapability {
@@ -31,6 +34,15 @@ fn publication() -> NodePublishVolumeRequest {
         volume_id: "v".into(),
         staging_target_path: "/staging".into(),
         target_path: "/target".into(),
+        volume_capability: Some(block()),
+        ..Default::default()
+    }
+}
+
+fn attachment() -> ControllerPublishVolumeRequest {
+    ControllerPublishVolumeRequest {
+        volume_id: "v".into(),
+        node_id: "n".into(),
         volume_capability: Some(block()),
         ..Default::default()
     }
@@ -129,4 +141,32 @@ fn stats_take_any_path_but_none() {
     };
     assert_eq!(of("some/path").unwrap().path, PathBuf::from("some/path"));
     assert_eq!(refused(of("")), "volume_path is missing");
+}
+
+#[test]
+fn attaching_needs_a_volume_a_node_and_a_capability() {
+    assert!(attach(attachment()).is_ok());
+    for (request, expected) in [
+        (ControllerPublishVolumeRequest { volume_id: String::new(), ..attachment() }, "volume_id is missing"),
+        (ControllerPublishVolumeRequest { node_id: String::new(), ..attachment() }, "node_id is missing"),
+        (ControllerPublishVolumeRequest { volume_capability: None, ..attachment() }, "volume_capability is"),
+        (ControllerPublishVolumeRequest { volume_context: big(), ..attachment() }, "volume_context has"),
+        (ControllerPublishVolumeRequest { secrets: big(), ..attachment() }, "secrets has"),
+    ] {
+        let text = refused(attach(request));
+        assert!(text.starts_with(expected), "{text}");
+    }
+}
+
+#[test]
+fn detaching_needs_a_volume_alone() {
+    let of = |volume_id: &str| {
+        detach(proto::ControllerUnpublishVolumeRequest {
+            volume_id: volume_id.into(),
+            secrets: big(),
+            ..Default::default()
+        })
+    };
+    assert_eq!(refused(of("")), "volume_id is missing");
+    assert_eq!(of("v").unwrap().node, "");
 }
