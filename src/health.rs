@@ -1,21 +1,51 @@
 //! Whether this process can do its work: what Probe and `/healthz` answer.
 //!
 //! Only what a restart or the operator of this node could change: that
-//! configuration can be read, that the node has krbd, that the workers run.
+//! configuration can be read, that the node has krbd, that the kubelet has not refused
+//! this plugin, that the workers run.
 //! Never Ceph: an outage there would restart every plugin of the Kubernetes
 //! cluster, and help nobody.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::ConfigFiles;
 use crate::host::{krbd, module};
+use crate::metrics;
 
 /// How often the workers show that they run.
 const BEAT: Duration = Duration::from_secs(1);
 /// How late that may be; a busy machine is no reason for a restart.
 const LATE: Duration = Duration::from_secs(30);
+
+/// Where the registration with the kubelet stands, if this process sees to it.
+#[derive(Debug, Clone, Default)]
+pub enum Registration {
+    /// Somebody else does, or it is not begun, or over.
+    #[default]
+    NotOurs,
+    /// The kubelet has not decided yet; a restart would not hurry it.
+    Waiting(PathBuf),
+    /// The kubelet uses this plugin, as long as it sees this socket.
+    Done(PathBuf),
+    /// The kubelet does not, for this reason.
+    Refused(String),
+}
+
+impl Registration {
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Waiting(socket) | Self::Done(socket) if !socket.exists() => Err(format!(
+                "the socket {} is gone, and with it the kubelet's knowledge of this plugin",
+                socket.display()
+            )),
+            Self::Refused(words) => Err(format!("the kubelet refuses this plugin: {words}")),
+            Self::NotOurs | Self::Waiting(_) | Self::Done(_) => Ok(()),
+        }
+    }
+}
 
 /// Judges this process.
 #[derive(Debug, Clone)]
@@ -25,13 +55,20 @@ pub struct Health {
     started: Instant,
     /// Milliseconds after `started` at which a worker ran last.
     beat: Arc<AtomicU64>,
+    registration: Arc<Mutex<Registration>>,
 }
 
 impl Health {
     /// For a process with that configuration; `node`: it serves the node too.
     /// Within a tokio runtime.
     pub fn new(config: ConfigFiles, node: bool) -> Self {
-        let this = Self { config, node, started: Instant::now(), beat: Arc::default() };
+        let this = Self {
+            config,
+            node,
+            started: Instant::now(),
+            beat: Arc::default(),
+            registration: Arc::default(),
+        };
         let (beat, started) = (Arc::downgrade(&this.beat), this.started);
         tokio::spawn(async move {
             while let Some(beat) = beat.upgrade() {
@@ -46,6 +83,14 @@ impl Health {
         this
     }
 
+    /// The registration stands so from now on.
+    pub fn registration(&self, now: Registration) {
+        if !matches!(now, Registration::NotOurs) {
+            metrics::kubelet_registered(matches!(now, Registration::Done(_)));
+        }
+        *self.registration.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
     /// Fine, or why not.
     ///
     /// # Errors
@@ -56,6 +101,7 @@ impl Health {
         if silent > LATE {
             return Err(format!("no worker has run for {} s", silent.as_secs()));
         }
+        self.registration.lock().unwrap_or_else(PoisonError::into_inner).check()?;
         self.config.check().map_err(|error| error.to_string())?;
         if self.node && !krbd::is_loaded() {
             let loaded = tokio::task::spawn_blocking(module::ensure_loaded).await;

@@ -10,6 +10,7 @@ pub mod start;
 pub mod config;
 pub mod health;
 pub mod liveness;
+pub mod registration;
 pub mod server;
 pub mod telemetry;
 

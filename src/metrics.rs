@@ -39,6 +39,8 @@ struct Metrics {
     rpcs: Family<RpcLabels, Histogram>,
     operations: Gauge<i64, AtomicI64>,
     purge_backlog: Gauge<i64, AtomicI64>,
+    /// Without a value, and so not shown, in a process that does not register itself.
+    kubelet_registered: Family<Vec<(String, String)>, Gauge<i64, AtomicI64>>,
 }
 
 fn histogram() -> Histogram {
@@ -52,6 +54,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     rpcs: Family::new_with_constructor(histogram),
     operations: Gauge::default(),
     purge_backlog: Gauge::default(),
+    kubelet_registered: Family::default(),
 });
 
 /// A registry that shows the process's counters.
@@ -73,6 +76,11 @@ pub fn registry() -> Registry {
         "purge_backlog",
         "Deleted images that wait in the trash for their purge",
         METRICS.purge_backlog.clone(),
+    );
+    registry.register(
+        "kubelet_registered",
+        "Whether the kubelet has registered this plugin, which registers itself",
+        METRICS.kubelet_registered.clone(),
     );
     registry.register_collector(Box::new(in_flight::Shown));
     registry
@@ -104,4 +112,9 @@ pub fn operation_ended() {
 /// So many more (or fewer) images wait for their purge.
 pub fn purge_backlog(change: i64) {
     METRICS.purge_backlog.inc_by(change);
+}
+
+/// The kubelet has registered this plugin, or not (yet).
+pub fn kubelet_registered(yes: bool) {
+    METRICS.kubelet_registered.get_or_create(&Vec::new()).set(i64::from(yes));
 }

@@ -17,7 +17,7 @@ mod table;
 mod value;
 
 pub use help::{help, version};
-pub use kubernetes::KubernetesApi;
+pub use kubernetes::{KubeletRegistration, KubernetesApi};
 use table::{Flag, Sort};
 
 /// What the process is to be.
@@ -102,6 +102,8 @@ pub struct Options {
     pub without_effect: Vec<String>,
     /// The Kubernetes API, when this runs in a pod
     pub kubernetes: Option<KubernetesApi>,
+    /// `--kubelet-registration-path` and where the kubelet looks, when it is given
+    pub registration: Option<KubeletRegistration>,
     /// `$POD_IP`: where metrics are served
     pub pod_ip: Option<String>,
     /// The machine's or pod's name
@@ -210,10 +212,13 @@ impl Given {
         if role == Role::Rbd && node_id.is_empty() {
             return Err("--nodeid is missing: the name of the node that this runs on".to_owned());
         }
+        let (endpoint, node) = (self.endpoint()?, self.switch("nodeserver")?);
+        let (path, folder) = (self.text("kubelet-registration-path"), self.text("plugin-registration-path"));
         Ok(Options {
             role,
+            registration: kubernetes::registration(path, folder, node, &endpoint)?,
             kubernetes: kubernetes::api(self.text("service-account-path"))?,
-            endpoint: self.endpoint()?,
+            endpoint,
             driver_name: self.driver_name(role)?,
             node_id,
             plugin_path: self.text("pluginpath").into(),
@@ -221,7 +226,7 @@ impl Given {
             instance: self.text("instanceid"),
             pid_limit: self.number("pidlimit", -1, i64::MAX)?,
             controller: self.switch("controllerserver")?,
-            node: self.switch("nodeserver")?,
+            node,
             metrics_port: self.metrics_port(role)?,
             metrics_path: self.text("metricspath"),
             poll_time: self.time("polltime")?,

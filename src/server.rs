@@ -50,13 +50,7 @@ pub async fn serve(listener: Listener, routes: Routes, slow: Duration, stop: Sto
     let (clients, incoming) = mpsc::channel(16);
     let accepting = tokio::spawn(accept(listener, clients, stop.clone()));
     let mut asked = stop.clone();
-    let serving = Server::builder()
-        .max_concurrent_streams(STREAMS)
-        .http2_max_header_list_size(HEADERS)
-        .max_frame_size(FRAME)
-        .http2_max_pending_accept_reset_streams(Some(64))
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
+    let serving = limited()
         .layer(CallsLayer::new(slow, given_up))
         .add_routes(routes)
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move { asked.asked().await });
@@ -66,6 +60,39 @@ pub async fn serve(listener: Listener, routes: Routes, slow: Duration, stop: Sto
     }
     // The task owns the socket's file, which is gone when it has ended.
     accepting.await.map_err(|error| format!("accepting clients ended early: {error}"))
+}
+
+/// Serves something small beside CSI until asked to stop: its calls are neither counted
+/// nor waited for, and its socket goes at once.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_beside(listener: Listener, routes: Routes, mut stop: Stop) -> Result<(), String> {
+    let (clients, incoming) = mpsc::channel(16);
+    let accepting = tokio::spawn(accept(listener, clients, stop.clone()));
+    let mut asked = stop.clone();
+    let serving = limited()
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move { asked.asked().await });
+    let end = async {
+        stop.asked().await;
+        tokio::time::sleep(IDLE).await;
+    };
+    tokio::select! {
+        served = serving => served.map_err(|error| format!("the gRPC server cannot run: {error}"))?,
+        () = end => {}
+    }
+    accepting.await.map_err(|error| format!("accepting clients ended early: {error}"))
+}
+
+fn limited() -> Server {
+    Server::builder()
+        .max_concurrent_streams(STREAMS)
+        .http2_max_header_list_size(HEADERS)
+        .max_frame_size(FRAME)
+        .http2_max_pending_accept_reset_streams(Some(64))
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
 }
 
 /// Returns when the process has waited long enough for its calls.

@@ -18,6 +18,7 @@ use crate::health::Health;
 use crate::host::{hardening, pids};
 use crate::kube::Kube;
 use crate::options::{MapWith, Options, Role};
+use crate::registration::{self, Plugin};
 use crate::server::stop::Stop;
 use crate::server::{self, Listener};
 use crate::telemetry::{http, log};
@@ -84,7 +85,7 @@ async fn driver(options: Options, stop: Stop) -> Result<(), String> {
     if let Some(port) = options.metrics_port {
         http::start(options.pod_ip.as_deref(), port, &options.metrics_path, Some(health.clone())).await;
     }
-    let routes = routes(&options, &listener, &connections, config, health);
+    let routes = routes(&options, &listener, &connections, config, health.clone());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         driver = options.driver_name,
@@ -94,7 +95,8 @@ async fn driver(options: Options, stop: Stop) -> Result<(), String> {
         endpoint = options.endpoint,
         "serving"
     );
-    server::serve(listener, routes, options.slow_call_interval, stop).await?;
+    let registering = register(&options, health, stop.clone());
+    tokio::try_join!(server::serve(listener, routes, options.slow_call_interval, stop), registering)?;
     let closed = connections.close(CLOSE).await;
     tracing::info!(closed, "ended");
     Ok(())
@@ -150,6 +152,17 @@ fn routes(
         Attacher::new(kube)
     });
     csi::routes(&options.driver_name, controller, attacher, node, health)
+}
+
+/// Lets the kubelet find this node plugin, if that was asked for.
+async fn register(options: &Options, health: Health, stop: Stop) -> Result<(), String> {
+    let Some(asked) = &options.registration else { return Ok(()) };
+    let plugin = Plugin {
+        name: options.driver_name.clone(),
+        endpoint: asked.endpoint.clone(),
+        folder: asked.folder.clone(),
+    };
+    registration::serve(plugin, &options.endpoint, health, stop).await
 }
 
 /// `--type=controller`: manifests start it, and a pod that ends would be restarted for ever.

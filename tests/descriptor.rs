@@ -1,9 +1,9 @@
-//! Our `proto/csi.proto` against the published ones: every message, field, enum,
-//! service and option, by name, number, type and label.
+//! Our `proto/` against the published files: every message, field, enum, service and
+//! option, by name, number, type and label.
 //!
 //! `make conformance` runs it: CSI_SPEC_DIRS names the folders of the published
-//! releases, 1.12.0 first, then 1.13.0. Without them there is nothing to compare
-//! with, hence `ignore`.
+//! releases of CSI, 1.12.0 first, then 1.13.0, and PLUGIN_REGISTRATION_DIR that of the
+//! kubelet's registration. Without them there is nothing to compare with, hence `ignore`.
 //!
 //! What a reader gets wrong: the lists of differences are exact. One that is gone
 //! from the descriptors fails as one that is new does.
@@ -68,7 +68,7 @@ type Items = BTreeMap<String, String>;
 #[test]
 #[ignore = "needs the published csi.proto: make conformance"]
 fn differs_from_the_published_files_only_as_listed() {
-    let ours = items(rbd_csi::csi::proto::DESCRIPTOR);
+    let ours = items("csi.v1", rbd_csi::csi::proto::DESCRIPTOR);
     let dirs = std::env::var_os("CSI_SPEC_DIRS").expect("CSI_SPEC_DIRS: the folders of 1.12.0 and 1.13.0");
     let dirs: Vec<PathBuf> = std::env::split_paths(&dirs).collect();
     let [old, new] = dirs.as_slice() else { panic!("CSI_SPEC_DIRS names {} folders, not 2", dirs.len()) };
@@ -80,6 +80,18 @@ fn differs_from_the_published_files_only_as_listed() {
     wrong.extend(unknown.map(|item| format!("1.13.0 is said to have added {item}, which we lack")));
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
     println!("{} items are as in CSI 1.13.0 and 1.12.0, but for {} kept from 1.12", ours.len(), KEPT.len());
+}
+
+#[test]
+#[ignore = "needs the published api.proto: make conformance"]
+fn the_registration_is_as_the_kubelet_has_it() {
+    const PACKAGE: &str = "pluginregistration";
+    let dir = std::env::var_os("PLUGIN_REGISTRATION_DIR").expect("PLUGIN_REGISTRATION_DIR: of api.proto");
+    let ours = items(PACKAGE, rbd_csi::registration::proto::DESCRIPTOR);
+    let theirs = items(PACKAGE, &compiled(Path::new(&dir), "api.proto"));
+    let wrong = compare("the kubelet", &theirs, &ours, &[]);
+    assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
+    println!("{} items are as in the kubelet's plugin registration", ours.len());
 }
 
 /// Whether an item is one that 1.13 added, or a part of one.
@@ -119,15 +131,18 @@ fn compare(version: &str, published: &Items, ours: &Items, only_ours: &[&str]) -
 }
 
 fn published(dir: &Path) -> Items {
-    let mut compiler = protox::Compiler::new([dir]).expect("a folder with csi.proto");
-    compiler.include_imports(true).open_file("csi.proto").expect("a csi.proto that compiles");
-    items(&compiler.encode_file_descriptor_set())
+    items("csi.v1", &compiled(dir, "csi.proto"))
 }
 
-fn items(descriptor: &[u8]) -> Items {
+fn compiled(dir: &Path, file: &str) -> Vec<u8> {
+    let mut compiler = protox::Compiler::new([dir]).expect("a folder");
+    compiler.include_imports(true).open_file(file).expect("a file that compiles");
+    compiler.encode_file_descriptor_set()
+}
+
+fn items(package: &str, descriptor: &[u8]) -> Items {
     let pool = DescriptorPool::decode(descriptor).unwrap();
-    let file: FileDescriptor =
-        pool.files().find(|file| file.package_name() == "csi.v1").expect("the package csi.v1");
+    let file: FileDescriptor = pool.files().find(|file| file.package_name() == package).expect("the package");
     let mut items = Items::new();
     items.insert("file".into(), format!("{:?} {}", file.syntax(), options(&file.options())));
     for extension in file.extensions() {

@@ -15,7 +15,7 @@ struct Rule {
 const RULES: &[Rule] = &[
     Rule {
         text: "tonic::",
-        only_in: &["csi/", "server", "telemetry/", "liveness.rs", "start.rs"],
+        only_in: &["csi/", "server", "telemetry/", "liveness.rs", "registration", "start.rs"],
         why: "the door is the only place that knows gRPC",
     },
     Rule {

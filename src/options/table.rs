@@ -71,6 +71,18 @@ pub const FLAGS: &[Flag] = &[
     flag("clustername", Text, "", "written onto each image: csi.ceph.com/cluster/name"),
     flag("pluginpath", Text, "/var/lib/kubelet/plugins", "the kubelet's plugin folder; made if missing"),
     flag(
+        "kubelet-registration-path",
+        Text,
+        "",
+        "the CSI socket as the node sees it; given, the node plugin registers itself",
+    ),
+    flag(
+        "plugin-registration-path",
+        Text,
+        "/registration",
+        "where the kubelet looks for plugins (its plugins_registry, as mounted here)",
+    ),
+    flag(
         "service-account-path",
         Text,
         "/var/run/secrets/kubernetes.io/serviceaccount",

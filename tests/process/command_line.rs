@@ -127,6 +127,14 @@ fn mistakes_end_with_2_and_one_line() {
         (&[rbd[0], rbd[1], "--endpoint=/csi/csi.sock"], &["endpoint", "unix://"]),
         (&[rbd[0], rbd[1], "--map-with=nbd"], &["map-with", "krbd"]),
         (&[rbd[0], rbd[1], "--v"], &["--v", "value"]),
+        (
+            &[rbd[0], rbd[1], "--kubelet-registration-path=/csi.sock"],
+            &["kubelet-registration-path", "--nodeserver"],
+        ),
+        (
+            &[rbd[0], rbd[1], "--nodeserver", "--kubelet-registration-path=csi.sock"],
+            &["kubelet-registration-path", "absolute"],
+        ),
     ] {
         let output = run(arguments);
         let said = text(&output.stderr);
@@ -147,6 +155,8 @@ fn help_tells_of_every_flag_that_has_an_effect_and_fits_a_terminal() {
         assert_eq!(output.status.code(), Some(0), "{flag}");
         for word in
             ["--type", "--endpoint", "--nodeid", "--metricsport", "--map-with", "--v", "rbd.csi.ceph.com"]
+                .into_iter()
+                .chain(["--kubelet-registration-path", "--plugin-registration-path"])
         {
             assert!(help.contains(word), "{word} is not in\n{help}");
         }

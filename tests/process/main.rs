@@ -12,4 +12,5 @@ mod endpoint;
 mod http;
 mod liveness;
 mod program;
+mod registration;
 mod stop;

@@ -1,0 +1,157 @@
+//! Registering with the kubelet, as the kubelet sees it.
+
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+use rbd_csi::csi::proto::GetPluginInfoRequest;
+use rbd_csi::registration::proto::registration_client::RegistrationClient;
+use rbd_csi::registration::proto::{InfoRequest, RegistrationStatus};
+use tonic::transport::{Channel, Endpoint};
+
+use super::http::get;
+use super::program::{Place, Program, free_port};
+
+/// Where the CSI socket is on the node: not where the driver has it.
+const ON_THE_NODE: &str = "/var/lib/kubelet/plugins/rbd.csi.ceph.com/csi.sock";
+const NODE: &str = "--nodeserver=true";
+
+fn folder(place: &Place) -> PathBuf {
+    let folder = place.path("plugins_registry");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+fn socket(place: &Place) -> PathBuf {
+    folder(place).join("rbd.csi.ceph.com-reg.sock")
+}
+
+fn start(place: &Place, more: &[&str]) -> Program {
+    let folder = format!("--plugin-registration-path={}", folder(place).display());
+    let asked = format!("--kubelet-registration-path={ON_THE_NODE}");
+    place.start(&[&[NODE, &folder, &asked], more].concat())
+}
+
+/// Starts it and waits until the kubelet could find it.
+fn serve(place: &Place, more: &[&str]) -> Program {
+    let program = start(place, more);
+    program.wait_for(&socket(place));
+    program
+}
+
+async fn kubelet(place: &Place) -> RegistrationClient<Channel> {
+    let endpoint = format!("unix://{}", socket(place).display());
+    RegistrationClient::new(Endpoint::from_shared(endpoint).unwrap().connect().await.unwrap())
+}
+
+fn status(error: &str) -> RegistrationStatus {
+    RegistrationStatus { plugin_registered: error.is_empty(), error: error.to_owned() }
+}
+
+fn shown(port: u16) -> Option<String> {
+    let text = get(port, "/metrics").1;
+    let line = text.lines().find(|line| line.starts_with("rbd_csi_kubelet_registered"))?;
+    line.split_whitespace().last().map(str::to_owned)
+}
+
+#[tokio::test]
+async fn the_kubelet_finds_the_plugin_and_csi_is_served_by_then() {
+    let place = Place::new();
+    let program = serve(&place, &[]);
+    // At once, without waiting: the kubelet does not wait either.
+    place.identity().await.get_plugin_info(GetPluginInfoRequest {}).await.unwrap();
+    let info = kubelet(&place).await.get_info(InfoRequest {}).await.unwrap().into_inner();
+    assert_eq!((info.r#type.as_str(), info.name.as_str()), ("CSIPlugin", "rbd.csi.ceph.com"));
+    assert_eq!((info.endpoint.as_str(), info.supported_versions), (ON_THE_NODE, vec!["1.0.0".to_owned()]));
+    program.stop_within(5);
+}
+
+#[tokio::test]
+async fn what_the_kubelet_says_is_seen_in_log_metrics_and_health() {
+    let place = Place::new();
+    let port = free_port();
+    let program = serve(&place, &[&format!("--metricsport={port}")]);
+    let mut kubelet = kubelet(&place).await;
+    // A machine without krbd is not healthy, so the words are compared and not the number.
+    let refusal = "RegisterPlugin error -- plugin name is taken";
+    assert_eq!(shown(port).as_deref(), Some("0"));
+    assert!(!get(port, "/healthz").1.contains("kubelet"));
+
+    kubelet.notify_registration_status(status("")).await.unwrap();
+    assert_eq!(shown(port).as_deref(), Some("1"));
+    assert!(!get(port, "/healthz").1.contains("kubelet"));
+
+    kubelet.notify_registration_status(status(refusal)).await.unwrap();
+    assert_eq!(shown(port).as_deref(), Some("0"));
+    let (code, text) = get(port, "/healthz");
+    assert!(code == 503 && text.contains(refusal), "{code} {text}");
+    assert!(program.log().lines().any(|line| line.contains("ERROR") && line.contains(refusal)));
+
+    // The kubelet tries again by itself, and so it may be well again.
+    kubelet.notify_registration_status(status("")).await.unwrap();
+    assert_eq!(shown(port).as_deref(), Some("1"));
+    assert!(!get(port, "/healthz").1.contains(refusal));
+
+    std::fs::remove_file(socket(&place)).unwrap();
+    let (code, text) = get(port, "/healthz");
+    assert!(code == 503 && text.contains("-reg.sock"), "{code} {text}");
+    program.stop_within(5);
+}
+
+#[tokio::test]
+async fn a_killed_plugin_is_replaced_and_an_ended_one_leaves_nothing() {
+    let place = Place::new();
+    let mut first = serve(&place, &[]);
+    first.signal(Signal::SIGKILL);
+    first.ended();
+    assert!(socket(&place).exists(), "SIGKILL leaves the socket");
+
+    let second = serve(&place, &[]);
+    kubelet(&place).await.get_info(InfoRequest {}).await.unwrap();
+    // With a kubelet that stays connected.
+    let mut connected = kubelet(&place).await;
+    connected.get_info(InfoRequest {}).await.unwrap();
+    second.stop_within(5);
+    assert!(!socket(&place).exists() && !place.socket().exists());
+    assert_eq!(std::fs::read_dir(folder(&place)).unwrap().count(), 0);
+}
+
+#[test]
+fn the_kubelet_is_told_of_the_end_at_once_and_not_after_the_last_call() {
+    let place = Place::new();
+    let mut program = serve(&place, &["--controllerserver=true"]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut controller = runtime.block_on(place.controller());
+    let call = runtime.spawn(async move { controller.create_volume(super::program::create("pvc")).await });
+    program.wait_until("the call runs", || program.log().contains("SIGTERM") || !call.is_finished());
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    program.signal(Signal::SIGTERM);
+    program.wait_until("the socket goes", || !socket(&place).exists());
+    assert!(program.is_running() && !call.is_finished(), "the call ended before: {}", program.log());
+}
+
+#[test]
+fn a_folder_that_is_missing_or_taken_ends_the_start() {
+    let place = Place::new();
+    let nowhere = format!("--plugin-registration-path={}", place.path("nowhere").display());
+    let mut program = start(&place, &[&nowhere]);
+    assert_eq!(program.ended().0.code(), Some(1));
+    assert!(program.log().contains("plugins_registry"), "{}", program.log());
+    assert!(!place.path("nowhere").exists(), "a folder of our own would hide the mistake");
+
+    let _registrar = std::os::unix::net::UnixListener::bind(socket(&place)).unwrap();
+    let mut program = start(&place, &[]);
+    assert_eq!(program.ended().0.code(), Some(1));
+    assert!(program.log().contains("another process serves"), "{}", program.log());
+    assert!(socket(&place).exists(), "it is the other's");
+}
+
+#[test]
+fn with_a_registrar_beside_it_nothing_is_made_or_shown() {
+    let place = Place::new();
+    let port = free_port();
+    let registry = format!("--plugin-registration-path={}", folder(&place).display());
+    let program = place.serve(&[NODE, &registry, &format!("--metricsport={port}")]);
+    assert_eq!(shown(port), None);
+    assert_eq!(std::fs::read_dir(folder(&place)).unwrap().count(), 0);
+    program.stop_within(5);
+}
