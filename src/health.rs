@@ -107,7 +107,7 @@ impl Health {
             let loaded = tokio::task::spawn_blocking(module::ensure_loaded).await;
             loaded
                 .map_err(|error| error.to_string())?
-                .map_err(|error| format!("krbd cannot be used: {error}"))?;
+                .map_err(|error| format!("{}: {error}", module::ADVICE))?;
         }
         Ok(())
     }

@@ -15,7 +15,8 @@ use tonic::service::Routes;
 use crate::ceph::Connections;
 use crate::config::ConfigFiles;
 use crate::health::Health;
-use crate::host::{hardening, pids};
+use crate::host::thread::on_thread;
+use crate::host::{hardening, krbd, module, pids};
 use crate::kube::Kube;
 use crate::options::{MapWith, Options, Role};
 use crate::registration::{self, Plugin};
@@ -111,6 +112,9 @@ async fn prepare(options: &Options) {
     if let Err(error) = std::fs::create_dir_all(folder) {
         tracing::warn!(folder = %folder.display(), %error, "--pluginpath is missing and cannot be made");
     }
+    if options.node {
+        tokio::spawn(load_module());
+    }
     if options.node && options.pid_limit != 0 {
         let most = options.pid_limit;
         match tokio::task::spawn_blocking(move || pids::limit(most)).await {
@@ -163,6 +167,18 @@ async fn register(options: &Options, health: Health, stop: Stop) -> Result<(), S
         folder: asked.folder.clone(),
     };
     registration::serve(plugin, &options.endpoint, health, stop).await
+}
+
+/// A node's first volume must not wait for it, and a node that lacks it is told of before a
+/// pod fails. /healthz looks again, and so does each map.
+async fn load_module() {
+    if krbd::is_loaded() {
+        return;
+    }
+    match on_thread("modprobe", "rbd", module::ensure_loaded).await {
+        Ok(()) => tracing::info!("kernel module rbd loaded"),
+        Err(error) => tracing::warn!(%error, "no volume can be mapped: {}", module::ADVICE),
+    }
 }
 
 /// `--type=controller`: manifests start it, and a pod that ends would be restarted for ever.

@@ -11,6 +11,10 @@ use super::error::{HostError, Result};
 use super::krbd;
 use super::step::step;
 
+/// What a node's operator does about a module that cannot be loaded.
+pub const ADVICE: &str = "this node's kernel has no rbd client (module rbd); install it, or let the driver see the \
+                          host's /lib/modules";
+
 /// How long modprobe may take; it reads a few files.
 const LIMIT: Duration = Duration::from_secs(30);
 

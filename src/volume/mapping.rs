@@ -242,7 +242,5 @@ fn no_module(error: HostError) -> Error {
     if !error.is(libc::ENODEV) && !error.is(libc::ENOENT) {
         return error.into();
     }
-    let text = "this node's kernel has no rbd client (module rbd); install it, or let the driver see the \
-                host's /lib/modules";
-    Error::new(Kind::Precondition, text).because(error)
+    Error::new(Kind::Precondition, module::ADVICE).because(error)
 }

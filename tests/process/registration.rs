@@ -155,3 +155,22 @@ fn with_a_registrar_beside_it_nothing_is_made_or_shown() {
     assert_eq!(std::fs::read_dir(folder(&place)).unwrap().count(), 0);
     program.stop_within(5);
 }
+
+#[test]
+fn a_node_whose_module_cannot_be_loaded_serves_and_says_what_to_do() {
+    let place = Place::new();
+    let advice = "/lib/modules";
+    // Nothing is found in this PATH, so modprobe is not.
+    let arguments = place.arguments().into_iter().chain([NODE.to_owned()]);
+    let program = place.run_with(&[("PATH", "/nowhere")], arguments);
+    program.wait_for(&place.socket());
+    if std::path::Path::new("/sys/bus/rbd").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        assert!(!program.log().contains(advice), "{}", program.log());
+    } else {
+        program.wait_for_log(advice);
+        let log = program.log();
+        assert!(log.lines().any(|line| line.contains("WARN") && line.contains(advice)), "{log}");
+    }
+    program.stop_within(5);
+}
