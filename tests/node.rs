@@ -17,6 +17,8 @@ mod identity;
 mod kills;
 #[path = "node/life.rs"]
 mod life;
+#[path = "node/module.rs"]
+mod module;
 #[path = "node/refusals.rs"]
 mod refusals;
 #[path = "node/takeover.rs"]
@@ -136,6 +138,7 @@ fn once(test: &str) {
 fn after_a_reboot_nothing_is_published_before_it_is_staged() {
     let lab = Lab::start(LabSpec { clusters: 1, nodes: 1 });
     let part = Inside::new(&lab).of(lab.cluster(0)).with("LAB_DIR", lab.dir.to_str().unwrap());
+    part.run("module::a_driver_that_starts_loads_it");
     part.run("life::before_the_reboot");
     lab.node(0).kill();
     lab.node(0).start();
