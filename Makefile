@@ -14,6 +14,7 @@ FEATURES := --features fault-injection
 SCRIPTS := $(shell git ls-files 'scripts/*' .ci/run 2>/dev/null | xargs -r grep -lE '^\#!.*(ba)?sh$$')
 
 .PHONY: help setup build demo test check format lint docs deny shellcheck conformance sanity bench audit lab lab-down clean
+.PHONY: manifests
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +53,9 @@ audit: ## known vulnerabilities of the dependencies (needs their database)
 
 shellcheck: setup ## the shell scripts
 	shellcheck -x $(SCRIPTS)
+
+manifests: ## the plain manifests in deploy/, from the Helm chart
+	@scripts/manifests write
 
 conformance: setup ## our CSI messages against the published ones, and csi-sanity (needs Go)
 	@scripts/conformance
