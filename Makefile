@@ -14,7 +14,7 @@ FEATURES := --features fault-injection
 SCRIPTS := $(shell git ls-files 'scripts/*' .ci/run 2>/dev/null | xargs -r grep -lE '^\#!.*(ba)?sh$$')
 
 .PHONY: help setup build demo test check format lint docs deny shellcheck conformance sanity bench audit lab lab-down clean
-.PHONY: manifests
+.PHONY: manifests manifests-check
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,7 +31,7 @@ demo: ## the driver's whole job on a real Ceph and a real krbd node, with commen
 test: setup ## all tests, on a real Ceph and real krbd nodes
 	@scripts/test
 
-check: setup format lint docs deny shellcheck test conformance ## all that CI runs
+check: setup format lint docs deny shellcheck manifests-check test conformance ## all that CI runs
 
 format: ## is the code formatted?
 	$(CARGO) fmt --check
@@ -54,8 +54,11 @@ audit: ## known vulnerabilities of the dependencies (needs their database)
 shellcheck: setup ## the shell scripts
 	shellcheck -x $(SCRIPTS)
 
-manifests: ## the plain manifests in deploy/, from the Helm chart
+manifests: setup ## the plain manifests in deploy/, from the Helm chart
 	@scripts/manifests write
+
+manifests-check: setup ## are they the chart's, and valid, also with other values?
+	@scripts/manifests check
 
 conformance: setup ## our CSI messages against the published ones, and csi-sanity (needs Go)
 	@scripts/conformance

@@ -5,7 +5,7 @@
 LAB_PACKAGES=(ceph-mon ceph-mgr ceph-osd ceph-common user-mode-linux python3-minimal
     kmod iproute2 util-linux procps e2fsprogs xfsprogs cryptsetup-bin busybox-static)
 BUILD_PACKAGES=(librados-dev librbd-dev libradospp-dev libblkid-dev libclang-14-dev
-    g++ make pkg-config shellcheck)
+    g++ make pkg-config shellcheck python3-venv)
 LAB_COMMANDS=(ceph-mon ceph-mgr ceph-osd ceph ceph-authtool monmaptool rbd ip nsenter unshare
     modprobe mkfs.ext4 mkfs.xfs python3)
 

@@ -1,12 +1,20 @@
 {{/*
-What both sidecars of the Deployment have in common, from `ports` on.
+What both sidecars of the Deployment have in common.
 
-Call: include "rbd-csi.sidecar" (list . .Values.provisioner.attacher)
+A values file of ceph-csi-rbd's may have `args:` with nothing in it, which takes the
+default's port away; so the default is here once more.
+
+Call: include "rbd-csi.sidecar.port" (list .Values.provisioner.attacher 8093)
+      include "rbd-csi.sidecar" (list . .Values.provisioner.attacher 8093), from `ports` on
 */}}
+{{- define "rbd-csi.sidecar.port" -}}
+{{- (index . 0).args | default dict | dig "httpEndpointPort" (index . 1) -}}
+{{- end -}}
+
 {{- define "rbd-csi.sidecar" -}}
 {{- $root := index . 0 -}}
 {{- $sidecar := index . 1 -}}
-{{- $port := $sidecar.args.httpEndpointPort -}}
+{{- $port := include "rbd-csi.sidecar.port" (list $sidecar (index . 2)) -}}
 ports:
   - name: http-{{ $port }}
     containerPort: {{ $port }}

@@ -1,0 +1,277 @@
+"""What has to be true of the manifests, and the values with which the chart is tried.
+
+Not here: rendering and the plain files, which are manifests.py's.
+"""
+
+import functools
+import re
+from dataclasses import dataclass, field
+
+import helm_python as helm
+import kubernetes_validate
+import yaml
+from yamllint import linter
+from yamllint.config import YamlLintConfig
+
+# The oldest and the newest that are supported; deploy/rbd/README.md has the reasons.
+KUBERNETES = ("1.29", "1.36")
+# Kinds of operators, which the Kubernetes schemas do not have.
+FOREIGN = {"ServiceMonitor"}
+# What no `kubectl apply` can change of what ceph-csi has deployed: kind, name, path, value.
+IMMUTABLE = (
+    ("CSIDriver", "rbd.csi.ceph.com", "spec.attachRequired", True),
+    ("CSIDriver", "rbd.csi.ceph.com", "spec.volumeLifecycleModes", None),
+    (
+        "Deployment",
+        "csi-rbdplugin-provisioner",
+        "spec.selector",
+        {"matchLabels": {"app": "csi-rbdplugin-provisioner"}},
+    ),
+    ("DaemonSet", "csi-rbdplugin", "spec.selector", {"matchLabels": {"app": "csi-rbdplugin"}}),
+    ("ClusterRoleBinding", "rbd-csi-nodeplugin", "roleRef.name", "rbd-csi-nodeplugin"),
+    ("ClusterRoleBinding", "rbd-csi-provisioner-role", "roleRef.name", "rbd-external-provisioner-runner"),
+    ("RoleBinding", "rbd-csi-provisioner-role-cfg", "roleRef.name", "rbd-external-provisioner-cfg"),
+)
+
+
+@dataclass
+class Variation:
+    """Values, and what must or must not be in what comes of them."""
+
+    name: str
+    values: dict
+    namespace: str = "default"
+    has: list = field(default_factory=list)
+    lacks: list = field(default_factory=list)
+    # Part of the error with which these values are refused; None: they are not.
+    refused: str = None
+
+
+CLUSTER = {"clusterID": "one", "monitors": ["[2001:db8::1]:3300"], "rbd": {"radosNamespace": "k8s"}}
+
+VARIATIONS = (
+    Variation("defaults", {}),
+    Variation(
+        "another namespace", {}, namespace="storage", has=["namespace: storage"], lacks=["namespace: default"]
+    ),
+    Variation(
+        "another driver name",
+        {"driverName": "rbd.example.com"},
+        has=["/plugins/rbd.example.com/csi.sock", "--drivername=rbd.example.com"],
+        lacks=["rbd.csi.ceph.com"],
+    ),
+    Variation("another kubelet folder", {"kubeletDir": "/data/kubelet"}, lacks=["/var/lib/kubelet"]),
+    Variation(
+        "another image",
+        {"nodeplugin": {"plugin": {"image": {"repository": "registry.example.com/rbd", "tag": "v9"}}}},
+        has=["image: registry.example.com/rbd:v9"],
+        lacks=["quay.io"],
+    ),
+    Variation(
+        "a second driver",
+        {"fullnameOverride": "fast", "driverName": "fast.example.com", "instanceID": "fast"},
+        has=["name: fast-csi-rbdplugin\n", "app: fast-csi-rbdplugin\n", "--instanceid=fast"],
+        lacks=["name: rbd-", "name: csi-rbdplugin-", "app: csi-rbdplugin"],
+    ),
+    Variation("one replica", {"provisioner": {"replicaCount": 1}}, has=["replicas: 1\n"]),
+    Variation(
+        "clusters",
+        {
+            "csiConfig": [CLUSTER],
+            "csiMapping": [{"clusterIDMapping": {"a": "b"}}],
+            "cephconf": "[global]\ndebug ms = 1\n",
+        },
+        has=['"radosNamespace": "k8s"', "[2001:db8::1]:3300", "ceph.conf: |", "debug ms = 1"],
+    ),
+    Variation(
+        "somebody else's config map",
+        {"externallyManagedConfigmap": True, "configMapName": "mine", "configMapKey": "clusters.json"},
+        has=["name: mine", "--cluster-config=/etc/ceph-csi-config/clusters.json"],
+        lacks=["kind: ConfigMap"],
+    ),
+    Variation(
+        "class and secret",
+        {
+            "storageClass": {
+                "create": True,
+                "clusterID": "one",
+                "pool": "rbd",
+                "stripeUnit": 65536,
+                "mountOptions": ["discard"],
+            },
+            "secret": {"create": True, "userID": "kubernetes", "userKey": "QUJD"},
+        },
+        namespace="storage",
+        has=['stripeUnit: "65536"', "node-stage-secret-namespace: storage", 'userKey: "QUJD"', "- discard"],
+        lacks=["dataPool", "mapOptions"],
+    ),
+    Variation(
+        "a class without pool",
+        {"storageClass": {"create": True, "clusterID": "one"}},
+        refused="storageClass.pool",
+    ),
+    Variation("a secret without key", {"secret": {"create": True, "userID": "a"}}, refused="secret.userKey"),
+    Variation(
+        "metrics off",
+        {
+            "nodeplugin": {"httpMetrics": {"enabled": False}},
+            "provisioner": {"httpMetrics": {"enabled": False}},
+        },
+        lacks=["--metricsport", "/healthz\n", "kind: Service\n"],
+    ),
+    Variation(
+        "everything that a pod can have",
+        {
+            "commonLabels": {"team": "storage"},
+            "nodeplugin": {
+                "updateStrategy": "OnDelete",
+                "nodeSelector": {"a": "b"},
+                "imagePullSecrets": [{"name": "pull"}],
+                "annotations": {"a": "b"},
+                "podAnnotations": {"a": "b"},
+                "plugin": {"extraArgs": ["--log-format=json"]},
+                "httpMetrics": {
+                    "service": {"annotations": {"a": "b"}, "loadBalancerSourceRanges": ["10.0.0.0/8"]}
+                },
+            },
+            "provisioner": {
+                "affinity": {"nodeAffinity": {}},
+                "tolerations": [{"operator": "Exists"}],
+                "attacher": {"extraArgs": ["--worker-threads=20"]},
+                "podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
+            },
+            "topology": {"domainLabels": ["zone", "rack"]},
+            "readAffinity": {"enabled": True, "crushLocationLabels": ["zone"]},
+            "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+            "extraDeploy": [
+                {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-extra"}}
+            ],
+        },
+        has=[
+            "type: OnDelete",
+            "--domainlabels=zone,rack",
+            '"--log-format=json"',
+            "release: prometheus",
+            "rbd-csi-extra",
+        ],
+        lacks=["maxUnavailable: 1\n    spec", "runAsUser"],
+    ),
+    Variation(
+        "no accounts and roles of its own",
+        {
+            "rbac": {"create": False},
+            "serviceAccounts": {
+                "nodeplugin": {"create": False, "name": "n"},
+                "provisioner": {"create": False, "name": "p"},
+            },
+        },
+        has=["serviceAccountName: n\n", "serviceAccountName: p\n"],
+        lacks=["kind: ServiceAccount", "kind: ClusterRole"],
+    ),
+    Variation(
+        "values of ceph-csi-rbd for what is not here yet",
+        {
+            "encryptionKMSConfig": {"vault": {"encryptionKMSType": "vault"}},
+            "nodeplugin": {
+                "registrar": {"image": {"repository": "x", "tag": "y"}},
+                "profiling": {"enabled": True},
+            },
+            "provisioner": {
+                "fencing": True,
+                "deployController": True,
+                "provisioner": {"args": None},
+                "attacher": {"args": None},
+                "resizer": {"enabled": True},
+                "snapshotter": {"enabled": True, "args": {"enableVolumeGroupSnapshots": True}},
+                "podSecurityContext": {},
+            },
+            "volumeSnapshotClass": {"create": True},
+            "volumeGroupSnapshotClass": {"create": True},
+            "somethingNew": 1,
+        },
+        has=["--http-endpoint=:8090", "--http-endpoint=:8093", "runAsNonRoot: true"],
+        lacks=["name: csi-resizer", "name: csi-snapshotter", "name: driver-registrar"],
+    ),
+    Variation(
+        "ceph-csi's image",
+        {"nodeplugin": {"plugin": {"image": {"repository": "quay.io/cephcsi/cephcsi", "tag": "v3.17.0"}}}},
+        refused="nodeplugin.plugin.image is ceph-csi's",
+    ),
+    Variation("one port twice", {"provisioner": {"enableHostNetwork": True}}, refused="another port"),
+    Variation(
+        "the controller on the node's network",
+        {"provisioner": {"enableHostNetwork": True, "httpMetrics": {"containerPort": 8691}}},
+        has=["--metricsport=8691"],
+    ),
+    Variation("a tag that is a number", {"nodeplugin": {"plugin": {"image": {"tag": 1.10}}}}, refused="tag"),
+    Variation("a cluster without monitors", {"csiConfig": [{"clusterID": "one"}]}, refused="monitors"),
+    Variation(
+        "a kubelet folder with a slash behind", {"kubeletDir": "/var/lib/kubelet/"}, refused="kubeletDir"
+    ),
+)
+
+LINT = YamlLintConfig(file=".yamllint")
+
+
+def valid(place, text):
+    """What is wrong with the form of a file of manifests."""
+    return [f"{place}{problem}" for problem in problems(text)]
+
+
+# Most variations leave most files as they were.
+@functools.cache
+def problems(text):
+    """As `valid`, without the place."""
+    found = [f":{problem.line}: {problem.desc}" for problem in linter.run(text, LINT)]
+    for manifest in yaml.load_all(text, Loader=yaml.CSafeLoader):
+        if manifest is None:
+            found.append(": an empty document")
+        elif manifest["kind"] not in FOREIGN:
+            found += refused(manifest)
+    return found
+
+
+def refused(manifest):
+    """Why an API server would not take it."""
+    name = f"{manifest['kind']} {manifest['metadata']['name']}"
+    for version in KUBERNETES:
+        try:
+            kubernetes_validate.validate(manifest, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            path = ".".join(map(str, error.path))
+            yield f": {name} for Kubernetes {version}: {path}: {error.message}"
+        except kubernetes_validate.SchemaNotFoundError as error:
+            yield f": {name}: {error.message}"
+
+
+def as_ceph_csi(text):
+    """Where an apply over a running ceph-csi would be refused."""
+    manifests = {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text)}
+    for kind, name, path, wanted in IMMUTABLE:
+        found = manifests.get((kind, name))
+        if found is None:
+            yield f"{kind} {name} is missing, which ceph-csi has"
+            continue
+        for key in path.split("."):
+            found = (found or {}).get(key)
+        if found != wanted:
+            yield f"{kind} {name}: {path} cannot be changed and is {wanted} in ceph-csi's, {found} here"
+
+
+def versions(chart, cargo):
+    """Where the chart's version is not the driver's."""
+    driver = re.search(r'^version = "(.+)"$', cargo, re.MULTILINE).group(1)
+    if chart["version"] != driver or chart["appVersion"] != f"v{driver}":
+        yield f"Chart.yaml: version and appVersion must be {driver} and v{driver}, as Cargo.toml has it"
+    if chart["kubeVersion"] != f">={KUBERNETES[0]}.0-0":
+        yield f"Chart.yaml: kubeVersion must be that of the oldest Kubernetes, {KUBERNETES[0]}"
+
+
+def linted(chart):
+    """What `helm lint` finds."""
+    answer = helm.lint(chart, strict=True)
+    yield from (f"helm lint: {error}" for error in answer["errors"])
+    # 1 is advice: that a chart should have an icon.
+    yield from (
+        f"helm lint: {one['path']}: {one['error']}" for one in answer["messages"] if one["severity"] > 1
+    )
