@@ -131,7 +131,11 @@ VARIATIONS = (
                 "podAnnotations": {"a": "b"},
                 "plugin": {"extraArgs": ["--log-format=json"]},
                 "httpMetrics": {
-                    "service": {"annotations": {"a": "b"}, "loadBalancerSourceRanges": ["10.0.0.0/8"]}
+                    "service": {
+                        "type": "LoadBalancer",
+                        "annotations": {"a": "b"},
+                        "loadBalancerSourceRanges": ["10.0.0.0/8"],
+                    }
                 },
             },
             "provisioner": {
@@ -161,11 +165,11 @@ VARIATIONS = (
         {
             "rbac": {"create": False},
             "serviceAccounts": {
-                "nodeplugin": {"create": False, "name": "n"},
-                "provisioner": {"create": False, "name": "p"},
+                "nodeplugin": {"create": False, "name": "on-nodes"},
+                "provisioner": {"create": False, "name": "in-cluster"},
             },
         },
-        has=["serviceAccountName: n\n", "serviceAccountName: p\n"],
+        has=["serviceAccountName: on-nodes\n", "serviceAccountName: in-cluster\n"],
         lacks=["kind: ServiceAccount", "kind: ClusterRole"],
     ),
     Variation(
