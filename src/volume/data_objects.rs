@@ -76,7 +76,7 @@ async fn scan(
         })??;
         found.extend(answer);
         if looked_at % 256 == 0 {
-            progress.step(format!(
+            progress.counted(format!(
                 "proving that {} is blank: {looked_at} of {objects} objects looked at",
                 header.object_prefix
             ));

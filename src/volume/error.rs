@@ -29,7 +29,8 @@ pub enum Kind {
     Denied,
     /// The cluster refuses the user or the key (EACCES at connect).
     Unauthenticated,
-    /// Work on the same volume runs already; the text says which, since when, in which step.
+    /// Work on the same volume runs already, or the work asked for goes on and says how far
+    /// it is; the text says which, since when, in which step.
     Busy,
     /// Not done in the time that the caller gave; it may still be running.
     Timeout,

@@ -58,10 +58,18 @@ pub struct Request {
     pub deadline: Deadline,
 }
 
+/// What an operation is at.
+#[derive(Debug, Clone, Default)]
+struct Step {
+    text: String,
+    /// It says how far it has come: it may well take longer than one call lasts.
+    counted: bool,
+}
+
 /// The handle by which an operation tells in which step it is.
 #[derive(Debug, Clone)]
 pub struct Progress {
-    step: Arc<Mutex<String>>,
+    step: Arc<Mutex<Step>>,
     /// The deadline of the caller that started the operation.
     pub deadline: Deadline,
 }
@@ -69,12 +77,21 @@ pub struct Progress {
 impl Progress {
     /// Names the step that begins now, such as `mapping rbd/csi-vol-…`.
     pub fn step(&self, step: impl Into<String>) {
-        let step = step.into();
-        tracing::debug!(step);
+        self.set(Step { text: step.into(), counted: false });
+    }
+
+    /// Says how far a step has come that is expected to outlast calls. A caller whose time
+    /// ends meanwhile is told [`Kind::Busy`]: nothing hangs, and a repeat joins the work.
+    pub fn counted(&self, step: impl Into<String>) {
+        self.set(Step { text: step.into(), counted: true });
+    }
+
+    fn set(&self, step: Step) {
+        tracing::debug!(step = step.text);
         *lock(&self.step) = step;
     }
 
-    fn current(&self) -> String {
+    fn current(&self) -> Step {
         lock(&self.step).clone()
     }
 }
@@ -100,9 +117,9 @@ impl Operations {
     /// already, and waits for the outcome until the deadline.
     ///
     /// # Errors
-    /// The work's own; [`Kind::Busy`] when something else runs under the key;
-    /// [`Kind::Timeout`] at the deadline, with the step that has not ended. The
-    /// work goes on then.
+    /// The work's own; [`Kind::Busy`] when something else runs under the key; at the
+    /// deadline [`Kind::Timeout`] with the step that has not ended, or [`Kind::Busy`]
+    /// with how far it is if it is a counted one. The work goes on then.
     pub async fn run<T, F, Work>(&self, request: Request, work: Work) -> Result<T>
     where
         T: Clone + Send + Sync + 'static,
@@ -208,12 +225,15 @@ impl Operations {
     }
 
     fn late(&self, request: &Request) -> Error {
-        let step = match lock(&self.running).get(&request.key) {
-            Some(running) => describe_step(&running.progress),
-            None => "just ended".to_owned(),
+        let (kind, step) = match lock(&self.running).get(&request.key) {
+            Some(running) if running.progress.current().counted => {
+                (Kind::Busy, describe_step(&running.progress))
+            }
+            Some(running) => (Kind::Timeout, describe_step(&running.progress)),
+            None => (Kind::Timeout, "just ended".to_owned()),
         };
         Error::new(
-            Kind::Timeout,
+            kind,
             format!(
                 "{} is not done in the time given, it is {step}; it goes on, and calling again joins it",
                 request.rpc
@@ -241,7 +261,7 @@ impl Drop for Release {
 }
 
 fn describe_step(progress: &Progress) -> String {
-    match progress.current() {
+    match progress.current().text {
         step if step.is_empty() => "starting".to_owned(),
         step => step,
     }
@@ -311,6 +331,27 @@ mod tests {
         assert_eq!(late.kind, Kind::Timeout);
         assert!(late.to_string().contains("waiting"));
         let never = |_| async { Err(Error::new(Kind::Internal, "not joined")) };
+        assert_eq!(operations.run::<i32, _, _>(request("Stage", "a", 2000), never).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_counted_step_is_pending_and_the_next_one_is_late_again() {
+        let operations = Operations::default();
+        let (on, next) = tokio::sync::oneshot::channel::<()>();
+        let work = |progress: Progress| async move {
+            progress.counted("512 of 16384 objects looked at");
+            next.await.unwrap();
+            progress.step("mkfs");
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Ok(1)
+        };
+        let pending = operations.run(request("Stage", "a", 20), work).await.unwrap_err();
+        assert_eq!(pending.kind, Kind::Busy);
+        assert!(pending.to_string().contains("512 of 16384"), "{pending}");
+        on.send(()).unwrap();
+        let never = |_| async { Err(Error::new(Kind::Internal, "not joined")) };
+        let late = operations.run::<i32, _, _>(request("Stage", "a", 60), never).await.unwrap_err();
+        assert_eq!(late.kind, Kind::Timeout, "{late}");
         assert_eq!(operations.run::<i32, _, _>(request("Stage", "a", 2000), never).await.unwrap(), 1);
     }
 
