@@ -100,7 +100,7 @@ async fn mounts_and_unmounts_and_follows_no_symlink() {
     child::call::<()>(mount(&place), LIMIT).await.unwrap();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(mounts.contains(place.to_str().unwrap()));
-    let unmount = |target: &Path| Job::Unmount { target: target.to_owned(), detach: false };
+    let unmount = |target: &Path| Job::Unmount { target: target.to_owned() };
     assert!(child::call::<()>(unmount(&link), LIMIT).await.is_err());
     let open = std::fs::File::open(&place).unwrap();
     assert!(child::call::<()>(unmount(&place), LIMIT).await.unwrap_err().is(libc::EBUSY));

@@ -60,8 +60,6 @@ pub enum Job {
     Unmount {
         /// The mount point, absolute.
         target: PathBuf,
-        /// MNT_DETACH: out of sight now, gone when nobody uses it any more.
-        detach: bool,
     },
     /// What is on a device. Answers [`super::probe::Look`].
     Look {

@@ -151,15 +151,14 @@ fn work(job: &Job) -> Result<serde_json::Value, Failure> {
             mounted.map_err(|error| plain(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
             Ok(serde_json::Value::Null)
         }
-        Job::Unmount { target, detach } => {
+        Job::Unmount { target } => {
             // An open descriptor of the mount itself would keep it busy, so its parent is opened.
             let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
                 return Err(plain(Errno::EINVAL));
             };
             let parent = open_beneath(parent).map_err(plain)?;
             let place = Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name);
-            let flags = if *detach { MntFlags::MNT_DETACH } else { MntFlags::empty() };
-            umount2(&place, flags | MntFlags::UMOUNT_NOFOLLOW).map_err(plain)?;
+            umount2(&place, MntFlags::UMOUNT_NOFOLLOW).map_err(plain)?;
             Ok(serde_json::Value::Null)
         }
         Job::Look { device } => answer(probe::look_here(device)),

@@ -68,7 +68,7 @@ pub async fn unmount(target: &Path, limit: Duration) -> Result<usize> {
 }
 
 fn unmount_top(path: &Path, limit: Duration) -> Result<()> {
-    let job = Job::Unmount { target: path.to_owned(), detach: false };
+    let job = Job::Unmount { target: path.to_owned() };
     match call_blocking(&job, limit) {
         // Somebody else was faster.
         Err(error) if error.is(libc::EINVAL) && mountinfo::at(path)?.is_none() => Ok(()),

@@ -105,8 +105,7 @@ pub const FLAGS: &[Flag] = &[
         "takeover-grace",
         Time,
         "5s",
-        "how long another client's unfinished creation is left alone \
-        before that client is fenced",
+        "a volume begun by another controller: wait so long for it, then blocklist it in Ceph and go on",
     ),
     flag("cluster-config", Text, "/etc/ceph-csi-config/config.json", "the clusters; read on each call"),
     flag(
@@ -117,7 +116,12 @@ pub const FLAGS: &[Flag] = &[
     ),
     flag("ceph-conf", Text, "", "settings for librados ($CEPH_CONF, else /etc/ceph/ceph.conf)"),
     flag("v", Number, "0", "how much to log: 0 to 3 calls, 4 requests, 5 each Ceph call"),
-    flag("log-format", Choice(&["text", "json"]), "text", "how log lines look"),
+    flag(
+        "log-format",
+        Choice(&["text", "json"]),
+        "text",
+        "log lines as text, or as JSON with one object a line",
+    ),
     flag("logslowopinterval", Time, "30s", "how often to tell of a call that is not answered yet"),
     flag(
         "metricsport",

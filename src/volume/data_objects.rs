@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::error::{Error, Kind, Result};
 use super::operation::Progress;
-use crate::ceph::{CephError, Header, ImageId, Pool};
+use crate::ceph::{CephError, Header, ImageId, ObjectMap, Pool};
 
 /// How many objects are asked for at a time.
 const IN_FLIGHT: usize = 64;
@@ -32,11 +32,7 @@ pub async fn unexpected(
     most: usize,
     progress: &Progress,
 ) -> Result<Vec<u64>> {
-    let objects = header.data_objects();
-    if header.object_map_valid()
-        && let Some(map) = pool.object_map(image).await?
-        && map.len() >= objects
-    {
+    if let Some(map) = valid_map(pool, image, header).await? {
         return Ok(map.existing().filter(|number| !expected.contains(number)).take(most).collect());
     }
     let data_pool = data_pool(pool, header).await?;
@@ -46,6 +42,18 @@ pub async fn unexpected(
         data_pool.confirm().await?;
     }
     Ok(found)
+}
+
+/// The image's object map, if what it says of each data object can be believed.
+///
+/// # Errors
+/// What Ceph answers.
+pub(super) async fn valid_map(pool: &Pool, image: &ImageId, header: &Header) -> Result<Option<ObjectMap>> {
+    if !header.object_map_valid() {
+        return Ok(None);
+    }
+    let map = pool.object_map(image).await?;
+    Ok(map.filter(|map| map.len() >= header.data_objects()))
 }
 
 async fn data_pool(pool: &Pool, header: &Header) -> Result<Pool> {

@@ -10,8 +10,6 @@
 //! "It is gone already" is believed only when the cluster itself said so of
 //! journal, image and trash.
 
-use std::time::Duration;
-
 use uuid::Uuid;
 
 use super::error::{Error, Kind, Result};
@@ -30,10 +28,6 @@ pub enum Deleted {
     /// There was nothing to delete.
     Absent,
 }
-
-/// How long a dead client's watch is waited for: Ceph drops it after 30 s
-/// (`osd_client_watch_timeout`), krbd may renew it once.
-const PATIENCE: Duration = Duration::from_secs(45);
 
 /// The prefix of images whose journal entry has no name (ceph-csi's default).
 const DEFAULT_PREFIX: &str = "csi-vol-";
@@ -177,7 +171,7 @@ impl Deletion<'_> {
     async fn remove(&self, entry: &Entry, name: &str, id: &ImageId, header: &Header) -> Result<()> {
         let pool = self.pool();
         refuse_dependents(pool, name, id, header).await?;
-        watch::until_unwatched(pool, name, id, (PATIENCE, self.mirror_daemons), self.progress).await?;
+        watch::until_unwatched(pool, name, id, (watch::PATIENCE, self.mirror_daemons), self.progress).await?;
         self.progress.step(format!("moving {} to the trash", pool.describe(name)));
         purge::record(self.journal, id, name, entry).await.map_err(Error::unsettled)?;
         pool.trash_move(name, id).await.map_err(|error| Error::from(error).unsettled())?;
@@ -200,7 +194,7 @@ impl Deletion<'_> {
             let text = format!("volume {} was finished while it was deleted; call again", entry.name);
             return Err(Error::new(Kind::Busy, text));
         }
-        leftover::clear(self.pool(), name).await
+        leftover::clear(self.pool(), name, self.progress).await
     }
 }
 

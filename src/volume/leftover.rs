@@ -5,11 +5,14 @@
 //! an old release records no ids, and its images hold people's data.
 //! Callers hold the creator's lock (`journal::creator`).
 
+use std::collections::BTreeSet;
+
 use crate::ceph::{Features, Header, ImageId, ImageSpec, Pool};
 
 use super::error::{Error, Kind, Result};
 use super::journal::{Entry, Journal};
-use super::purge;
+use super::operation::Progress;
+use super::{data_objects, purge};
 
 /// Beyond this many objects an image is not counted through within a CreateVolume.
 const MOST_OBJECTS_TO_COUNT: u64 = 4096;
@@ -18,7 +21,12 @@ const MOST_OBJECTS_TO_COUNT: u64 = 4096;
 ///
 /// # Errors
 /// [`Kind::Precondition`] for pieces that hold data; what Ceph answers.
-pub async fn image(pool: &Pool, name: &str, spec: &ImageSpec) -> Result<Option<(ImageId, Header)>> {
+pub async fn image(
+    pool: &Pool,
+    name: &str,
+    spec: &ImageSpec,
+    progress: &Progress,
+) -> Result<Option<(ImageId, Header)>> {
     let Some(found) = Found::look(pool, name).await? else { return Ok(None) };
     match found {
         // One in the trash is another's, whose id librbd has drawn again.
@@ -28,7 +36,7 @@ pub async fn image(pool: &Pool, name: &str, spec: &ImageSpec) -> Result<Option<(
             Ok(Some((id, header)))
         }
         found => {
-            found.clear(pool, name).await?;
+            found.clear(pool, name, progress).await?;
             Ok(None)
         }
     }
@@ -38,9 +46,9 @@ pub async fn image(pool: &Pool, name: &str, spec: &ImageSpec) -> Result<Option<(
 ///
 /// # Errors
 /// As [`image`].
-pub async fn clear(pool: &Pool, name: &str) -> Result<()> {
+pub async fn clear(pool: &Pool, name: &str, progress: &Progress) -> Result<()> {
     match Found::look(pool, name).await? {
-        Some(found) => found.clear(pool, name).await,
+        Some(found) => found.clear(pool, name, progress).await,
         None => Ok(()),
     }
 }
@@ -119,9 +127,9 @@ impl Found {
     }
 
     /// Pieces without a header were never an image that anybody could open.
-    async fn clear(&self, pool: &Pool, name: &str) -> Result<()> {
+    async fn clear(&self, pool: &Pool, name: &str, progress: &Progress) -> Result<()> {
         if let Some(header) = &self.header {
-            prove_blank(pool, name, &self.id, header).await?;
+            prove_blank(pool, name, &self.id, header, progress).await?;
         }
         Ok(pool.remove_partial_image(name, &self.id).await?)
     }
@@ -140,8 +148,15 @@ async fn whole(pool: &Pool, id: &ImageId, header: &Header, spec: &ImageSpec) -> 
     Ok(header.object_map_valid() && pool.object_map(id).await?.is_some())
 }
 
-async fn prove_blank(pool: &Pool, name: &str, id: &ImageId, header: &Header) -> Result<()> {
-    let refuse = |what: String| {
+/// As for a mkfs (`data_objects`), and nobody has it open.
+async fn prove_blank(
+    pool: &Pool,
+    name: &str,
+    id: &ImageId,
+    header: &Header,
+    progress: &Progress,
+) -> Result<()> {
+    let not_blank = |what: String| {
         let text = format!(
             "image {} is unfinished and not blank: {what}; look at it with `rbd info` and `rbd status`, \
              and remove or rename it",
@@ -150,32 +165,20 @@ async fn prove_blank(pool: &Pool, name: &str, id: &ImageId, header: &Header) -> 
         Err(Error::new(Kind::Precondition, text))
     };
     if let Some(watcher) = pool.image_watchers(id).await?.first() {
-        return refuse(format!("{} has it open", watcher.address));
+        return not_blank(format!("{} has it open", watcher.address));
     }
     if !header.snapshots.is_empty() || header.parent.is_some() {
-        return refuse("it has a snapshot or a parent".to_owned());
+        return not_blank("it has a snapshot or a parent".to_owned());
     }
-    if header.object_map_valid()
-        && let Some(map) = pool.object_map(id).await?
-        && map.len() >= header.data_objects()
+    if header.data_objects() > MOST_OBJECTS_TO_COUNT
+        && data_objects::valid_map(pool, id, header).await?.is_none()
     {
-        return if map.any_exists() { refuse("its object map lists data".to_owned()) } else { Ok(()) };
+        return not_blank(format!("it has no object map, and {} objects to look for", header.data_objects()));
     }
-    if header.data_objects() > MOST_OBJECTS_TO_COUNT {
-        return refuse(format!("it has no object map, and {} objects to look for", header.data_objects()));
+    let found = data_objects::unexpected(pool, id, header, &BTreeSet::new(), 1, progress).await;
+    match found.map_err(|error| error.while_doing(format!("clearing away {}", pool.describe(name))))?.first()
+    {
+        Some(number) => not_blank(format!("its data object {} exists", header.data_object(*number))),
+        None => Ok(()),
     }
-    let data = match header.data_pool_id {
-        Some(id) => pool.connection().pool_by_id(id, pool.namespace()).await?,
-        None => Some(pool.clone()),
-    };
-    let Some(data) = data else { return Ok(()) };
-    for number in 0..header.data_objects() {
-        let object = header.data_object(number);
-        match data.stat("leftover stat", &object).await {
-            Ok(_) => return refuse(format!("{object} exists")),
-            Err(error) if error.is(libc::ENOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }

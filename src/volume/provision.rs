@@ -241,7 +241,7 @@ impl Maker<'_> {
     /// The image, made now or taken over from an earlier try, with its names on it.
     async fn image(&self, reservation: &Reservation, name: &str) -> Result<(ImageId, u64)> {
         if !reservation.fresh
-            && let Some((id, header)) = leftover::image(self.pool, name, &self.spec()).await?
+            && let Some((id, header)) = leftover::image(self.pool, name, &self.spec(), self.progress).await?
         {
             compare::image(&header, self.wanted, self.pool, name).await?;
             self.pool.set_metadata(&id, &self.metadata()).await?;
@@ -283,7 +283,7 @@ impl Maker<'_> {
             return error;
         }
         let undone: Result<()> = async {
-            leftover::clear(self.pool, name).await?;
+            leftover::clear(self.pool, name, self.progress).await?;
             self.journal.retract(reservation.entry.uuid, &reservation.entry.name).await
         }
         .await;
