@@ -21,6 +21,8 @@ mod inside;
 mod legacy;
 #[path = "controller/life.rs"]
 mod life;
+#[path = "controller/metrics.rs"]
+mod metrics;
 #[path = "controller/outage.rs"]
 mod outage;
 #[path = "controller/partial.rs"]

@@ -15,7 +15,8 @@ use rbd_csi::csi::proto::{
 };
 use tonic::{Code, Request, Status};
 
-use super::program::{Place, Program, create, free_port};
+use super::page::free_port;
+use super::program::{Place, Program, create};
 
 const CONTROLLER: &str = "--controllerserver=true";
 const HANDLE: &str = "0001-0004-deaf-0000000000000001-164658ce-0000-4000-8000-000000000000";

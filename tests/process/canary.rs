@@ -13,7 +13,8 @@ use rbd_csi::csi::proto::{
 use tonic::{Request, Status};
 
 use super::http::get;
-use super::program::{CANARY_KEY, Place, create, free_port};
+use super::page::free_port;
+use super::program::{CANARY_KEY, Place, create};
 
 /// In every canary here, so that one search finds all.
 const CANARY: &str = "Canary";

@@ -7,7 +7,8 @@ use rbd_csi::csi::proto::identity_client::IdentityClient;
 use rbd_csi::csi::proto::{GetPluginInfoRequest, ProbeRequest};
 use tonic::transport::Endpoint;
 
-use super::program::{Place, free_port};
+use super::page::free_port;
+use super::program::Place;
 
 const CONTROLLER: &[&str] = &["--controllerserver=true"];
 

@@ -1,21 +1,16 @@
 //! `/metrics` and `/healthz`.
 
-use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
 use rbd_csi::csi::proto::ProbeRequest;
 use tonic::Code;
 
-use super::program::{Place, free_port};
+use super::page::{self, free_port};
+use super::program::Place;
 
-/// The status and body of a page.
+/// The status and body of a page on this machine.
 pub fn get(port: u16, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    page::get(("127.0.0.1", port), path)
 }
 
 #[tokio::test]

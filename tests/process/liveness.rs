@@ -3,7 +3,8 @@
 use nix::sys::signal::Signal;
 
 use super::http::get;
-use super::program::{Place, free_port};
+use super::page::free_port;
+use super::program::Place;
 
 #[test]
 fn the_gauge_follows_the_driver() {

@@ -11,6 +11,9 @@ mod command_line;
 mod endpoint;
 mod http;
 mod liveness;
+#[allow(dead_code, reason = "another program uses the rest")]
+#[path = "../support/page.rs"]
+mod page;
 mod program;
 mod registration;
 mod stop;

@@ -206,8 +206,3 @@ pub fn create(name: &str) -> CreateVolumeRequest {
         ..CreateVolumeRequest::default()
     }
 }
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}

@@ -9,7 +9,8 @@ use rbd_csi::registration::proto::{InfoRequest, RegistrationStatus};
 use tonic::transport::{Channel, Endpoint};
 
 use super::http::get;
-use super::program::{Place, Program, free_port};
+use super::page::free_port;
+use super::program::{Place, Program};
 
 /// Where the CSI socket is on the node: not where the driver has it.
 const ON_THE_NODE: &str = "/var/lib/kubelet/plugins/rbd.csi.ceph.com/csi.sock";

@@ -12,4 +12,5 @@ pub mod inside;
 pub mod lab;
 pub mod memory;
 pub mod ops;
+pub mod page;
 pub mod pool;
