@@ -9,6 +9,8 @@ mod support;
 
 #[path = "controller/budget.rs"]
 mod budget;
+#[path = "controller/ceph_conf.rs"]
+mod ceph_conf;
 #[path = "controller/crash.rs"]
 mod crash;
 #[path = "controller/failing.rs"]

@@ -91,8 +91,11 @@ fn set_up(ceph_conf: Option<&Path>, monitors: &[String], credentials: &Credentia
         CString::new(text).map_err(|_| CephError::new("rados_conf_set", &*object, libc::EINVAL))
     };
     client.set(c"mon_host", &text(monitors.join(","))?, &object)?;
-    client.set(c"keyring", c"", &object)?;
-    client.set(c"keyfile", c"", &object)?;
+    // Both are looked at before mon_host (MonMap::build_initial), as keyring and keyfile
+    // are before the key.
+    for other in [c"mon_host_override", c"monmap", c"keyring", c"keyfile"] {
+        client.set(other, c"", &object)?;
+    }
     client.set_key(credentials.key.reveal().trim(), &object)?;
     Ok(client)
 }

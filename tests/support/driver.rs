@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -101,6 +101,16 @@ impl Site {
     /// One on which no fault strikes.
     pub fn controller_without_faults(&self, lab: &Lab, socket: &str) -> Driver {
         self.start(lab, socket, |_| {})
+    }
+
+    /// A controller that no flag tells of a ceph.conf, and that sees this folder as `/etc/ceph`.
+    pub fn controller_with_etc_ceph(&self, lab: &Lab, folder: &Path) -> Driver {
+        let endpoint = format!("unix://{}", self.sockets.path().join("csi.sock").display());
+        let mut command = lab.command("unshare");
+        command.args(["--mount", "sh", "-ec", r#"mount --bind "$0" /etc/ceph; exec "$@""#]).arg(folder);
+        command.args([DRIVER, "--controllerserver=true", "--nodeid=controller"]);
+        command.args(self.flags(&endpoint).iter().filter(|flag| !flag.starts_with("--ceph-conf=")));
+        Driver::start(command, endpoint, self.path("driver.log"), self.canary())
     }
 
     fn start(&self, lab: &Lab, socket: &str, finish: impl FnOnce(&mut Command)) -> Driver {
