@@ -198,7 +198,7 @@ impl Controller {
         };
         self.operations
             .run(operation, move |progress| async move {
-                progress.step("looking the volume up");
+                progress.step(format!("looking up volume {}", request.volume_id));
                 this.resolve(&request.volume_id, &request.context, &request.secrets, &[]).await?;
                 Ok(provision::check_capabilities(&request.capabilities).err().map(|error| error.to_string()))
             })

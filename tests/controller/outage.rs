@@ -54,7 +54,11 @@ fn paused(settings: &str) {
 
     let pause = bench.cluster().pause();
     let since = Instant::now();
-    check(&validate(&bench, &driver, &id), since, "");
+    check(&validate(&bench, &driver, &id), since, &id[id.len() - 36..]);
+    drop(pause);
+    until_ok(|| validate(&bench, &driver, &id));
+
+    let pause = bench.cluster().pause();
     let since = Instant::now();
     check(&bench.delete_within(&driver, &id, DEADLINE), since, &id[id.len() - 36..]);
     drop(pause);
@@ -149,11 +153,14 @@ fn a_monitor_that_does_not_answer() {
     check(&bench.create_within(&driver, NAME, DEADLINE), since, &bench.cluster().monitors);
     let since = Instant::now();
     check(&bench.delete_within(&driver, &bench.nothing(), DEADLINE), since, &bench.cluster().monitors);
+    let since = Instant::now();
+    check(&validate(&bench, &driver, &bench.nothing()), since, &bench.cluster().monitors);
     drop(monitor);
     let id = until_ok(|| bench.create(&driver, NAME));
     // A client that is connected needs the monitor only for what its map does not have.
     let monitor = bench.cluster().stop_monitor();
     assert_eq!(bench.create_within(&driver, NAME, DEADLINE).unwrap(), id);
+    validate(&bench, &driver, &id).unwrap();
     let mut elsewhere = bench.request(NAME, &[("pool", "not-known-yet")]);
     elsewhere.name = "pvc-elsewhere".to_owned();
     let mut request = tonic::Request::new(elsewhere);
@@ -161,7 +168,12 @@ fn a_monitor_that_does_not_answer() {
     let since = Instant::now();
     let answer = bench.wait(async { driver.client().await.create_volume(request).await });
     check(&answer, since, "not-known-yet");
+    // A volume of a pool that no map of this client has is not said to be absent.
+    let unknown = bench.nothing().replace(&format!("{:016x}", bench.rados.id()), "00000000000003e7");
+    let since = Instant::now();
+    check(&validate(&bench, &driver, &unknown), since, "");
     drop(monitor);
+    assert_eq!(validate(&bench, &driver, &bench.nothing()).unwrap_err().code(), Code::NotFound);
     until_ok(|| bench.delete(&driver, &id));
     bench.wait_until_empty("after the monitor's rest");
 }

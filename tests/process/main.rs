@@ -8,6 +8,7 @@ mod authority;
 mod calls;
 mod canary;
 mod command_line;
+mod configuration;
 mod endpoint;
 mod http;
 mod liveness;
