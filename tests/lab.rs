@@ -1,6 +1,10 @@
 //! The lab itself: a cluster and a node come up, krbd works between them, and nothing
 //! stays behind. When this fails, no other result of the integration tests counts.
 
+#[path = "lab/checkout.rs"]
+mod checkout;
+#[path = "lab/ends.rs"]
+mod ends;
 mod support;
 
 use std::net::TcpStream;

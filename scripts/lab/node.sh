@@ -23,13 +23,21 @@ uml_only() { [[ $LAB_KERNEL != host ]] || die "$1 needs a UML node, and LAB_KERN
 # The command that talks to node $1's agent, as an array: it must be exec'ed or timed.
 node_client() { CLIENT=(nsenter --net="$NETNS_FILE" /usr/bin/python3 -IS "$LAB_SCRIPTS/node-exec.py" "10.98.$1.2" "$AGENT_PORT"); }
 
+# Whether so many nodes can be had at all; asked before anything is started.
+nodes_require() {
+    [[ $LAB_KERNEL == host ]] && (($1 > 0)) || return 0
+    (($1 == 1)) || die "LAB_KERNEL=host: this machine is one node, not $1"
+    local words
+    [[ -d /sys/bus/rbd ]] || words=$(modprobe rbd 2>&1) ||
+        die "LAB_KERNEL=host needs a kernel with rbd (CONFIG_BLK_DEV_RBD), and $(uname -r) has none: ${words:-no modprobe}"
+}
+
 node_start() {
     local n=$1
     mkdir -p "$(node_dir "$n")"
     if [[ $LAB_KERNEL == host ]]; then
-        ((n == 1)) || die "LAB_KERNEL=host: this machine is one node, not $n"
+        nodes_require "$n"
         network_add_address "$(node_ip 1)"
-        [[ -d /sys/bus/rbd ]] || modprobe rbd 2>/dev/null || die "LAB_KERNEL=host, but this machine's kernel has no rbd"
         return
     fi
     ! alive "$(node_pid "$n")" || die "node $n is running"

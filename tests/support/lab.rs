@@ -394,7 +394,7 @@ fn enter(netns: &Path) {
 }
 
 /// Reads `lab env`. Its values have no character that the shell would have to quote.
-fn exports(text: &str) -> HashMap<String, String> {
+pub fn exports(text: &str) -> HashMap<String, String> {
     let lines = text.lines().filter_map(|line| line.strip_prefix("export "));
     lines
         .filter_map(|line| line.split_once('='))
