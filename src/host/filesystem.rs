@@ -86,7 +86,10 @@ impl std::fmt::Display for FsKind {
 /// mkfs's arguments before the device: the user's, else those that ceph-csi uses.
 ///
 /// Nothing is zeroed or discarded by default: the caller has proven that the
-/// device holds nothing, so all of it reads as zeros.
+/// device holds nothing, so all of it reads as zeros. And features are left out that
+/// new tools turn on but kernels and tools in use do not know: a volume moves to nodes
+/// with other kernels, and to ceph-csi. That is ext4's `orphan_file` (e2fsprogs 1.47,
+/// Linux 5.15) and XFS' `nrext64` (xfsprogs 5.19, Linux 5.19).
 ///
 /// # Errors
 /// EINVAL for options that reach outside the device, else a missing program.
@@ -95,19 +98,22 @@ pub async fn mkfs_arguments(kind: FsKind, options: &str) -> Result<Vec<String>> 
     mkfs_options::check(kind, &arguments)?;
     match (kind.is_ext(), arguments.is_empty()) {
         (true, true) => {
-            let zeroed = mke2fs_knows_prezeroed().await?;
-            let extended =
-                if zeroed { "assume_storage_prezeroed=1" } else { "lazy_itable_init=1,lazy_journal_init=1" };
-            arguments = vec!["-m0".into(), format!("-Enodiscard,{extended}")];
+            let defaults: &[&str] = match mke2fs_is_1_47().await? {
+                true => &["-m0", "-Enodiscard,assume_storage_prezeroed=1", "-O^orphan_file"],
+                false => &["-m0", "-Enodiscard,lazy_itable_init=1,lazy_journal_init=1"],
+            };
+            arguments = defaults.iter().map(|&argument| argument.to_owned()).collect();
         }
         (true, false) => {}
         (false, none) => {
+            let knows = mkfs_xfs_knows().await?;
             if none {
                 arguments.push("-K".into());
+                if knows.nrext64 {
+                    arguments.extend(["-i".into(), "nrext64=0".into()]);
+                }
             }
-            if mkfs_xfs_knows_reflink().await?
-                && !arguments.iter().any(|argument| argument.contains("reflink="))
-            {
+            if knows.reflink && !arguments.iter().any(|argument| argument.contains("reflink=")) {
                 arguments.extend(["-m".into(), "reflink=0".into()]);
             }
         }
@@ -115,25 +121,36 @@ pub async fn mkfs_arguments(kind: FsKind, options: &str) -> Result<Vec<String>> 
     Ok(arguments)
 }
 
-async fn mke2fs_knows_prezeroed() -> Result<bool> {
-    static KNOWS: OnceCell<bool> = OnceCell::const_new();
+/// Whether it is 1.47 or newer, told by an option that came with it.
+async fn mke2fs_is_1_47() -> Result<bool> {
+    static IS: OnceCell<bool> = OnceCell::const_new();
     // An extended option that does not exist makes mke2fs list those that do, once it
     // has seen a device that is not empty: its own file will do, it is only looked at.
     let help = Command::new("mke2fs", "its help", ["-n", "-E", "help", "/proc/self/exe"]);
-    KNOWS.get_or_try_init(|| mentions(help, "assume_storage_prezeroed")).await.copied()
+    let is = async { Ok(printed(help).await?.contains("assume_storage_prezeroed")) };
+    IS.get_or_try_init(|| is).await.copied()
 }
 
-async fn mkfs_xfs_knows_reflink() -> Result<bool> {
-    static KNOWS: OnceCell<bool> = OnceCell::const_new();
-    // Without a device it prints its usage.
-    let help = Command::new("mkfs.xfs", "its help", [""; 0]);
-    KNOWS.get_or_try_init(|| mentions(help, "reflink=")).await.copied()
+/// Options that only some releases of mkfs.xfs have.
+#[derive(Clone, Copy)]
+struct XfsOptions {
+    reflink: bool,
+    nrext64: bool,
 }
 
-async fn mentions(help: Command, word: &str) -> Result<bool> {
+async fn mkfs_xfs_knows() -> Result<XfsOptions> {
+    static KNOWS: OnceCell<XfsOptions> = OnceCell::const_new();
+    let look = async {
+        // Without a device it prints its usage.
+        let usage = printed(Command::new("mkfs.xfs", "its help", [""; 0])).await?;
+        Ok(XfsOptions { reflink: usage.contains("reflink="), nrext64: usage.contains("nrext64=") })
+    };
+    KNOWS.get_or_try_init(|| look).await.copied()
+}
+
+async fn printed(help: Command) -> Result<String> {
     let output = command::run(help, HELP).await?;
-    let text = [output.stdout, output.stderr].concat();
-    Ok(String::from_utf8_lossy(&text).contains(word))
+    Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
 /// Makes a file system on a device that the caller has proven to be its to format.
@@ -221,17 +238,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_defaults_are_those_of_ceph_csi() {
+    async fn the_defaults_are_those_of_ceph_csi_without_features_that_few_kernels_know() {
         let ext = mkfs_arguments(FsKind::Ext4, "").await.unwrap();
-        assert_eq!(ext[0], "-m0");
         let help = command::run(Command::new("mke2fs", "test", ["-V"]), HELP).await.unwrap();
         let version = String::from_utf8_lossy(&help.stderr).split_whitespace().nth(1).unwrap().to_owned();
         let minor: u32 = version.split('.').nth(1).unwrap().parse().unwrap();
-        // Known since 1.47.0.
-        let zeroed =
-            if minor >= 47 { "assume_storage_prezeroed=1" } else { "lazy_itable_init=1,lazy_journal_init=1" };
-        assert_eq!(ext[1], format!("-Enodiscard,{zeroed}"));
-        assert_eq!(mkfs_arguments(FsKind::Xfs, "").await.unwrap(), ["-K", "-m", "reflink=0"]);
+        let expected: &[&str] = if minor >= 47 {
+            &["-m0", "-Enodiscard,assume_storage_prezeroed=1", "-O^orphan_file"]
+        } else {
+            &["-m0", "-Enodiscard,lazy_itable_init=1,lazy_journal_init=1"]
+        };
+        assert_eq!(ext, expected);
+        let usage = printed(Command::new("mkfs.xfs", "test", [""; 0])).await.unwrap();
+        let nrext64: &[&str] = if usage.contains("nrext64") { &["-i", "nrext64=0"] } else { &[] };
+        let expected = [&["-K"], nrext64, &["-m", "reflink=0"]].concat();
+        assert_eq!(mkfs_arguments(FsKind::Xfs, "").await.unwrap(), expected);
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@
 //! for a file's attributes may hang on a dead network file system, so they are asked
 //! for as the kernel has them cached.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -15,16 +15,22 @@ use std::time::Instant;
 
 use super::holders::Devices;
 
-/// Adds every process that holds one of the devices; `false` when the time was up first.
+/// Adds every process that holds one of the devices, and after them the mounts; `false`
+/// when the time was up first. Mounts come last because whoever keeps a mount from going
+/// is a process, and one mount is in many namespaces: the node's, this plugin's, and those
+/// of all pods that see the folder.
 pub fn search(devices: &Devices, until: Instant, found: &mut Vec<String>) -> bool {
     let own = namespace(Path::new("/proc/self"));
     let mut namespaces = HashSet::new();
+    let mut seen = Mounts::default();
+    let mut complete = true;
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
         if Instant::now() >= until {
-            return false;
+            complete = false;
+            break;
         }
         let folder = process.path();
         let who = || format!("pid {pid} ({})", command(&folder));
@@ -35,16 +41,44 @@ pub fn search(devices: &Devices, until: Instant, found: &mut Vec<String>) -> boo
         }
         let Some(space) = namespace(&folder) else { continue };
         if namespaces.insert(space.clone()) {
-            let place = if Some(space) == own {
-                String::new()
-            } else {
-                format!(" in the mount namespace of {}", who())
-            };
-            let mounts = mounts(&folder, devices);
-            found.extend(mounts.into_iter().map(|point| format!("a mount at {point}{place}")));
+            let place = (Some(space) != own).then(|| format!(" in the mount namespace of {}", who()));
+            seen.add(mounts(&folder, devices), place);
         }
     }
-    true
+    found.extend(seen.told());
+    complete
+}
+
+/// Mount points, each with the namespaces that have it.
+#[derive(Default)]
+struct Mounts(BTreeMap<String, Vec<Option<String>>>);
+
+impl Mounts {
+    /// Mounts of one namespace; `place` is none for this process's own.
+    fn add(&mut self, points: Vec<String>, place: Option<String>) {
+        for point in points {
+            let places = self.0.entry(point).or_default();
+            // A mount upon a mount shows the same point twice.
+            if !places.contains(&place) {
+                places.push(place.clone());
+            }
+        }
+    }
+
+    fn told(self) -> impl Iterator<Item = String> {
+        self.0.into_iter().map(|(point, mut places)| {
+            // Its own namespace needs no name, and comes first.
+            places.sort();
+            let others = places.len() - 1;
+            let first = places.into_iter().next().flatten().unwrap_or_default();
+            let more = match others {
+                0 => String::new(),
+                1 => " and 1 other mount namespace".to_owned(),
+                _ => format!(" and {others} other mount namespaces"),
+            };
+            format!("a mount at {point}{first}{more}")
+        })
+    }
 }
 
 fn command(folder: &Path) -> String {
@@ -111,6 +145,20 @@ pub(super) fn holds(path: &Path, devices: &Devices) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_mount_in_many_namespaces_is_told_once() {
+        let mut mounts = Mounts::default();
+        mounts.add(vec!["/a".into(), "/b".into()], Some(" in the mount namespace of pid 7 (x)".into()));
+        mounts.add(vec!["/a".into(), "/a".into()], None);
+        mounts.add(vec!["/a".into()], Some(" in the mount namespace of pid 8 (y)".into()));
+        let told: Vec<_> = mounts.told().collect();
+        let expected = [
+            "a mount at /a and 2 other mount namespaces",
+            "a mount at /b in the mount namespace of pid 7 (x)",
+        ];
+        assert_eq!(told, expected);
+    }
 
     #[test]
     fn reads_the_devices_of_mapped_files() {

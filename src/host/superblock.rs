@@ -79,6 +79,7 @@ fn parse(start: &[u8; 4096], device: u64) -> Option<Superblock> {
 fn is_clean(ext: &[u8], now: u64) -> Option<bool> {
     const VALID: u16 = 1;
     const RECOVER: u32 = 4;
+    const ORPHAN_PRESENT: u32 = 0x1_0000;
     let short = |at| field(ext, at).map(u16::from_le_bytes);
     let word = |at| field(ext, at).map(u32::from_le_bytes);
     let (mounts, most_mounts) = (short(0x34)?, short(0x36)?);
@@ -87,7 +88,8 @@ fn is_clean(ext: &[u8], now: u64) -> Option<bool> {
     let counted_out = (1..=0x7fff).contains(&most_mounts) && mounts >= most_mounts;
     let overdue = interval != 0 && !(last_check..last_check.saturating_add(interval)).contains(&now);
     let recover = word(0x60)? & RECOVER != 0;
-    let orphans = word(0xe8)? != 0;
+    // On the list, or in the file that newer ones have for it.
+    let orphans = word(0xe8)? != 0 || word(0x64)? & ORPHAN_PRESENT != 0;
     let errors = word(0x194)? != 0;
     let noted = recover || orphans || errors || counted_out || overdue;
     Some(short(0x3a)? == VALID && !noted && is_whole(ext)?)
@@ -176,8 +178,8 @@ mod tests {
             is_clean(&changed, now()).unwrap()
         };
         assert!(clean_with(0x88, 0, true) && !clean_with(0x88, 0xff, false), "the checksum counts");
-        // s_state, the journal's flag, an orphan, an error's count.
-        for (at, value) in [(0x3a, 3), (0x60, 0xc6), (0xe8, 12), (0x194, 1)] {
+        // s_state, the journal's flag, an orphan, orphans in their file, an error's count.
+        for (at, value) in [(0x3a, 3), (0x60, 0xc6), (0xe8, 12), (0x66, 1), (0x194, 1)] {
             assert!(!clean_with(at, value, true), "offset {at:#x}");
         }
         assert_eq!(is_clean(&[0; 1024], 0), Some(false));
