@@ -6,7 +6,9 @@
 
 LAB_NAME=${LAB_NAME:-lab}
 LAB_KERNEL=${LAB_KERNEL:-uml}
-LAB_NODE_MEM=${LAB_NODE_MEM:-512M}
+LAB_NODE_MEM=${LAB_NODE_MEM:-}
+# What took long to build: outside the checkout, shared by all labs of this user.
+LAB_CACHE=${RBD_CSI_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/rbd-csi}
 [[ $LAB_KERNEL == uml || $LAB_KERNEL == host ]] || { echo "lab: LAB_KERNEL is uml or host, not '$LAB_KERNEL'" >&2 && exit 2; }
 CHECKOUT=$(readlink -f "$LAB_SCRIPTS/../..")
 LAB_DIR=$(readlink -m "${LAB_DIR:-$CHECKOUT/.lab/$LAB_NAME}")
@@ -124,6 +126,8 @@ kill_tree() {
 become_root() {
     ((EUID != 0)) || return 0
     command -v sudo >/dev/null || die "the lab needs root, and there is no sudo here"
-    exec sudo --preserve-env=LAB_NAME,LAB_DIR,LAB_KERNEL,LAB_NODE_MEM,CARGO_TARGET_DIR \
+    # Root has another home, but is to find what this user has built.
+    export RBD_CSI_CACHE=$LAB_CACHE
+    exec sudo --preserve-env=LAB_NAME,LAB_DIR,LAB_KERNEL,LAB_NODE_MEM,CARGO_TARGET_DIR,RBD_CSI_CACHE \
         "$LAB_SCRIPTS/lab" "$@"
 }
