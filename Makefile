@@ -13,11 +13,11 @@ endif
 FEATURES := --features fault-injection
 SCRIPTS := $(shell git ls-files 'scripts/*' .ci/run 2>/dev/null | xargs -r grep -lE '^\#!.*(ba)?sh$$')
 
-.PHONY: help setup build demo test check format lint docs deny shellcheck conformance sanity bench audit lab lab-down clean
-.PHONY: manifests manifests-check
+.PHONY: help setup build demo test check format lint docs deny shellcheck conformance sanity bench
+.PHONY: audit lab lab-down clean manifests manifests-check k8s-lab
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: ## install the Debian packages that build, lab and tests need
 	@$(LAB) install
@@ -72,6 +72,10 @@ bench: setup ## operations, rates and memory, as a table (docs/benchmark.md keep
 
 lab: setup ## a Ceph and a krbd node to play with, and how to reach them
 	@$(LAB) play
+
+k8s-lab: setup ## the same with a Kubernetes of two nodes (needs Go; the first time 10 minutes)
+	@$(LAB) install --kubernetes
+	@$(LAB) play --nodes 2 --kubernetes
 
 lab-down: ## end every lab of this checkout
 	@$(LAB) down --all
