@@ -53,6 +53,7 @@ node_answers() { node_client "$1" && timeout 5 "${CLIENT[@]}" -- true; }
 node_write_boot() {
     local live=("$CHECKOUT")
     [[ -z ${CARGO_TARGET_DIR-} || ! -d $CARGO_TARGET_DIR ]] || live+=("$(readlink -f "$CARGO_TARGET_DIR")")
+    ! kube_exists || live+=("$(kube_tools)") # /tmp, for one, is the node's own
     {
         export_line LAB_NODE "$1"
         export_line LAB_DIR "$LAB_DIR"

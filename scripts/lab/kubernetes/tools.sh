@@ -36,7 +36,7 @@ go_in() {
     local module=$1
     shift
     env -C "$KUBE_SCRIPTS/$module" CGO_ENABLED=0 GOFLAGS=-mod=readonly GOWORK=off GOTOOLCHAIN=auto \
-        nice go "$@" >&2 9>&- ||
+        go "$@" >&2 9>&- ||
         die "go $1 failed in $KUBE_SCRIPTS/$module, see above; without a network only what Go's cache holds can be built"
 }
 
@@ -84,7 +84,7 @@ build_programs() {
     [[ -d $1 ]] || tools_require_go
     build_once "$@"
     # All programs under one roof.
-    ln -sf "$(basename "$1")"/* "$(dirname "$1")/"
+    (cd "$(dirname "$1")" && ln -sf "$(basename "$1")"/* .)
 }
 
 # Builds what is missing; with --e2e also what Kubernetes' test suite needs. Prints the folder.
