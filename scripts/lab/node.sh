@@ -74,6 +74,7 @@ node_boot() {
         con=null con0=null,fd:1 quiet "uml_dir=$RUN_DIR/uml/" "umid=node$n"
         "vec0:transport=tap,ifname=tap$n,depth=128,gro=1,mac=$mac:00:0$n"
         "vec1:transport=tap,ifname=ctl$n,depth=128,gro=1,mac=$mac:01:0$n")
+    ! kube_exists || kernel+=("ubd0=$(kube_disk "$n")")
     # /dev/shm: the guest's memory is a file there, unlinked once it is open.
     # shellcheck disable=SC2016  # expanded by the inner shells
     TMPDIR=/dev/shm nsenter --net="$NETNS_FILE" setsid sh -c 'echo $$ >"$0"; exec "$@"' "$dir/pid" \

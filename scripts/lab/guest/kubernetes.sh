@@ -2,16 +2,19 @@
 # Makes this UML node a node of Kubernetes. Runs in the guest, called by the lab:
 #
 #   start          what containers need of the system, and containerd
-#   import FILE…   images, into containerd
+#   import FILE…   images, into containerd, unless it has them
+#   keep FILE      containerd's folder as a tar, for the first start of other nodes
 #   kubelet        the kubelet, anew if it runs
 #
-# Configuration, credentials and logs are in $LAB_DIR/kubernetes/node<N>.
+# Configuration, credentials and logs are in $LAB_DIR/kubernetes/node<N>. The environment
+# names the folder of the programs (KUBE_TOOLS) and a tar that `keep` made (KUBE_STORE).
 #
 # What a reader gets wrong: what stays must leave the caller's session (setsid), since the
 # node's agent ends the process group of a command when the command is done.
 set -eu
 
 HERE=$LAB_DIR/kubernetes/node$LAB_NODE
+STORE=/var/lib/containerd
 
 # 1. All controllers but cpuset, which this kernel lacks, for the containers' groups. The
 #    processes that run already move into a group of their own before that; not the kernel's
@@ -26,13 +29,16 @@ prepare_cgroups() {
     done
 }
 
-# 2. Memory where the root, itself an overlay, would not do (an overlay's upper folder must
-#    not be on one) or would show what this machine has there.
+# 2. Memory where the root would show what this machine has there; for containerd a disk,
+#    whose images outlive the node's end (and which the overlays of the containers need:
+#    the root is an overlay itself).
 prepare_folders() {
     mkdir -p /dev/mqueue && mount -t mqueue mqueue /dev/mqueue
-    for place in /var/lib/containerd /var/lib/cni /var/log/pods /var/log/containers /etc/cni/net.d; do
+    mkdir -p "$STORE" && mount -o noatime,noinit_itable /dev/ubda "$STORE"
+    [ -e "$STORE/imported" ] || [ ! -e "$KUBE_STORE" ] || tar -C "$STORE" -xf "$KUBE_STORE"
+    for place in /var/lib/cni /var/log/pods /var/log/containers /etc/cni/net.d; do
         mkdir -p "$place"
-        mount -t tmpfs -o mode=755,size=85% tmpfs "$place"
+        mount -t tmpfs -o mode=755 tmpfs "$place"
     done
     cp "$HERE/network.conflist" /etc/cni/net.d/10-pods.conflist
     # Mounts made in a container with Bidirectional propagation are to arrive here.
@@ -84,6 +90,20 @@ stop() {
     await 10 sh -c "! kill -0 $pid"
 }
 
+start_containerd() {
+    daemon containerd /usr/bin/containerd --config "$HERE/containerd.toml"
+    await 30 ctr --timeout 2s version
+}
+
+# What was imported is on the disk before it is called so: the plug may be pulled.
+import() {
+    ! grep -qxF "$(basename "$1")" "$STORE/imported" 2>/dev/null || return 0
+    ctr -n k8s.io images import "$1"
+    sync
+    basename "$1" >>"$STORE/imported"
+    sync
+}
+
 case "${1-}" in
 start)
     prepare_cgroups
@@ -91,12 +111,16 @@ start)
     prepare_modules
     prepare_cpuinfo
     prepare_network
-    daemon containerd /usr/bin/containerd --config "$HERE/containerd.toml"
-    await 30 ctr --timeout 2s version
+    start_containerd
     ;;
 import)
     shift
-    for file in "$@"; do ctr -n k8s.io images import "$file"; done
+    for file in "$@"; do import "$file"; done
+    ;;
+keep)
+    stop containerd
+    tar -C "$STORE" --exclude=./lost+found -cf "$2" .
+    start_containerd
     ;;
 kubelet)
     stop kubelet
@@ -105,7 +129,7 @@ kubelet)
     await 60 busybox wget -q -O /dev/null http://127.0.0.1:10248/healthz
     ;;
 *)
-    echo "usage: kubernetes.sh start | import FILE… | kubelet" >&2
+    echo "usage: kubernetes.sh start | import FILE… | keep FILE | kubelet" >&2
     exit 2
     ;;
 esac

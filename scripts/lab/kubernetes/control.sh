@@ -28,6 +28,7 @@ kube_prepare() {
     local images
     mapfile -t images < <(images_files "$@")
     ln -s "${images[@]}" "$dir/images/"
+    echo "$(tools_dir)/store-$(images_hash)${1-}.tar" >"$dir/store"
     (umask 077; kube_write_keys >/dev/null; kube_write_tokens)
     kube_write_kubectl
     network_add_address "$KUBE_ADDRESS"

@@ -86,7 +86,7 @@ build_suite_images() {
     rm -r "$dir/root"
 }
 
-# Called by tools_build, under its lock.
+# Called by tools_build, after the programs.
 images_build() {
     local tools=$1
     build_once "$tools/images-$(images_hash)" "the nodes' images" build_images

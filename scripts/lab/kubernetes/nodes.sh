@@ -2,20 +2,24 @@
 # What makes a krbd node a node of Kubernetes: containerd, the images and a kubelet, set up
 # in the guest by guest/kubernetes.sh after the configuration that is written here.
 #
-# What a reader gets wrong: a node's containers live in its memory. A node that is booted
-# again has none, gets its images anew and starts those pods that the API server still
-# gives it.
+# What a reader gets wrong: of a node only containerd's disk outlives its end, with images
+# and dead containers. What the kubelet knew is gone, as are the pods' mounts; it starts
+# those pods that the API server still gives it.
 
 KUBE_NODE_LIMIT=180 # seconds: the images' import is the long part, on one slow CPU
 
 kube_node_dir() { echo "$(kube_dir)/node$1"; }
+kube_disk() { echo "$(kube_node_dir "$1")/disk"; }
+# containerd's folder with the images of a new lab, as the first lab's first node had it:
+# it is there in a second, and their import takes ten to thirty.
+kube_store() { cat "$(kube_dir)/store"; }
 
 # Runs the guest's part in node $1, with a time limit; silent unless it fails.
 kube_guest() {
     local n=$1
     shift
     node_client "$n"
-    limited "$KUBE_NODE_LIMIT" "${CLIENT[@]}" --env "KUBE_TOOLS=$(kube_tools)" -- sh "$LAB_SCRIPTS/guest/kubernetes.sh" "$@"
+    limited "$KUBE_NODE_LIMIT" "${CLIENT[@]}" --env "KUBE_TOOLS=$(kube_tools)" --env "KUBE_STORE=$(kube_store)" -- sh "$LAB_SCRIPTS/guest/kubernetes.sh" "$@"
 }
 
 kube_write_containerd() {
@@ -81,14 +85,31 @@ kube_node_start() {
     kube_write_network "$n" >"$dir/network.conflist"
     kube_write_kubelet >"$dir/kubelet.yaml"
     (umask 077; cp "$(kube_dir)/node$n.kubeconfig" "$dir/kubeconfig")
+    [[ -e $dir/disk ]] || kube_make_disk "$dir/disk"
     node_start "$n"
     ip -n "$NETNS" route replace "10.97.$n.0/24" via "$(node_ip "$n")"
     kube_guest "$n" start || { kube_node_logs "$n" && return 1; }
     kube_guest "$n" import "$(kube_dir)"/images/*.tar || { kube_node_logs "$n" && return 1; }
+    kube_keep_store "$n"
     # Asked for before there is an API server, the kubelet would wait longer and longer.
     await "$KUBE_LIMIT" "the API server" "$(kube_log apiserver)" kubectl get serviceaccount default
     kube_guest "$n" kubelet || { kube_node_logs "$n" && return 1; }
     await "$KUBE_LIMIT" "node $n to be Ready" "$dir/kubelet.log" kube_node_ready "$n"
+}
+
+kube_make_disk() {
+    truncate -s 16G "$1" # sparse: it takes what is written
+    limited "$KUBE_LIMIT" mkfs.ext4 -q -F -E lazy_itable_init=1,lazy_journal_init=1 "$1"
+}
+
+# Only a node that has nothing but a new lab's images; the rename makes it whole at once.
+kube_keep_store() {
+    local file store
+    file=$(kube_node_dir "$1")/store.tar store=$(kube_store)
+    [[ $1 == 1 && ! -e $store && -z $(find "$(kube_dir)/images" -name 'loaded-*') ]] || return 0
+    kube_guest "$1" keep "$file"
+    cp "$file" "$store.part.$$" && mv "$store.part.$$" "$store"
+    rm -f "$file"
 }
 
 kube_node_logs() {

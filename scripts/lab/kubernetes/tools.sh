@@ -68,23 +68,33 @@ build_suite() {
 }
 
 # build_once FOLDER WHAT FUNCTION: has the function fill a folder beside FOLDER, which
-# then gets that name.
+# then gets that name. Each has a lock of its own: whoever needs no test suite does not
+# wait for its build.
 build_once() {
     local dir=$1 part
     [[ ! -d $dir ]] || return 0
-    rm -rf "$dir".part.* # of a build that was killed: by the lock it runs no more
-    part=$(mktemp -d "$dir.part.XXXXXX")
-    chmod 755 "$part"
-    say "building $2, once for this machine …"
-    "$3" "$part"
-    mv -T "$part" "$dir"
+    exec 9>"$dir.lock"
+    flock --nonblock 9 || { say "waiting for another build of $2 …" && flock 9; }
+    if [[ ! -d $dir ]]; then
+        rm -rf "$dir".part.* # of a build that was killed: by the lock it runs no more
+        part=$(mktemp -d "$dir.part.XXXXXX")
+        chmod 755 "$part"
+        say "building $2, once for this machine …"
+        "$3" "$part"
+        mv -T "$part" "$dir"
+    fi
+    exec 9>&-
 }
 
+# And all programs under one roof. A link that is there stays: other labs run through it.
 build_programs() {
+    local program
     [[ -d $1 ]] || tools_require_go
     build_once "$@"
-    # All programs under one roof.
-    (cd "$(dirname "$1")" && ln -sf "$(basename "$1")"/* .)
+    for program in "$1"/*; do
+        [[ -e $(dirname "$1")/${program##*/} ]] ||
+            ln -sfn "$(basename "$1")/${program##*/}" "$(dirname "$1")/${program##*/}"
+    done
 }
 
 # Builds what is missing; with --e2e also what Kubernetes' test suite needs. Prints the folder.
@@ -92,12 +102,9 @@ tools_build() {
     local dir
     dir=$(tools_dir)
     mkdir -p "$dir"
-    exec 9>"$dir/lock"
-    flock --nonblock 9 || { say "waiting for another build in $dir …" && flock 9; }
     build_programs "$dir/kubernetes" "Kubernetes $(kubernetes_version) (5 to 8 minutes)" build_kubernetes
     build_programs "$dir/sidecars" "the CSI sidecars (1 to 2 minutes)" build_sidecars
     [[ ${1-} != --e2e ]] || build_programs "$dir/suite" "Kubernetes' test suite (3 minutes)" build_suite
     images_build "$dir" "${1-}"
-    exec 9>&-
     echo "$dir"
 }
