@@ -107,6 +107,7 @@ kube_keep_store() {
     local file store
     file=$(kube_node_dir "$1")/store.tar store=$(kube_store)
     [[ $1 == 1 && ! -e $store && -z $(find "$(kube_dir)/images" -name 'loaded-*') ]] || return 0
+    find "$(kube_tools)" -maxdepth 1 -name 'store-*.part.*' -mmin +60 -delete # of labs that were killed
     kube_guest "$1" keep "$file"
     cp "$file" "$store.part.$$" && mv "$store.part.$$" "$store"
     rm -f "$file"
