@@ -122,6 +122,7 @@ kube_command() {
             --listen-peer-urls=http://127.0.0.1:2380)
         ;;
     apiserver)
+        # shellcheck disable=SC2054  # the comma belongs to the option
         COMMAND=("$tools/kube-apiserver" --etcd-servers=http://127.0.0.1:2379
             --bind-address=0.0.0.0 --advertise-address="$KUBE_ADDRESS" --secure-port=443
             --tls-cert-file="$pki/server.crt" --tls-private-key-file="$pki/server.key"
