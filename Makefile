@@ -14,7 +14,7 @@ FEATURES := --features fault-injection
 SCRIPTS := $(shell git ls-files 'scripts/*' .ci/run 2>/dev/null | xargs -r grep -lE '^\#!.*(ba)?sh$$')
 
 .PHONY: help setup build demo test check format lint docs deny shellcheck conformance sanity bench
-.PHONY: audit lab lab-down clean manifests manifests-check k8s-lab
+.PHONY: audit lab lab-down clean manifests manifests-check k8s-lab image dockerfile-check
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,9 @@ manifests: setup ## the plain manifests in deploy/, from the Helm chart
 manifests-check: setup ## are they the chart's, and valid, also with other values?
 	@scripts/manifests check
 
+dockerfile-check: ## the Dockerfile, by hadolint
+	@scripts/dockerfile-check
+
 conformance: setup ## our CSI messages against the published ones, and csi-sanity (needs Go)
 	@scripts/conformance
 	@scripts/sanity
@@ -69,6 +72,9 @@ sanity: setup ## csi-sanity alone
 
 bench: setup ## operations, rates and memory, as a table (docs/benchmark.md keeps the last)
 	@scripts/bench
+
+image: setup ## the container image as a docker-archive, without a registry (target/image/rbd-csi.tar)
+	@scripts/image
 
 lab: setup ## a Ceph and a krbd node to play with, and how to reach them
 	@$(LAB) play

@@ -5,6 +5,8 @@ mod ceph;
 #[path = "build/proto.rs"]
 mod proto;
 
+use std::path::Path;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=build");
     commit();
@@ -12,11 +14,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     proto::build()
 }
 
-/// The commit that `--version` names; a build outside a git checkout has none.
+/// The commit that `--version` names; a build outside a git checkout is told it, or has none.
 fn commit() {
-    println!("cargo:rerun-if-changed=.git/HEAD");
-    let output = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
-    let commit = output.ok().filter(|output| output.status.success());
-    let commit = commit.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    println!("cargo:rerun-if-env-changed=RBD_CSI_COMMIT");
+    // In a worktree HEAD is not in .git; and a file that is not there would make every build a new one.
+    if let Some(head) = git(&["rev-parse", "--git-path", "HEAD"]).filter(|head| Path::new(head).exists()) {
+        println!("cargo:rerun-if-changed={head}");
+    }
+    let told = std::env::var("RBD_CSI_COMMIT").ok();
+    let commit = told.or_else(|| git(&["rev-parse", "--short=12", "HEAD"]));
     println!("cargo:rustc-env=RBD_CSI_COMMIT={}", commit.unwrap_or_else(|| "unknown".to_owned()));
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = std::process::Command::new("git").args(arguments).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
