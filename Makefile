@@ -13,8 +13,7 @@ endif
 FEATURES := --features fault-injection
 SCRIPTS := $(shell git ls-files 'scripts/*' .ci/run 2>/dev/null | xargs -r grep -lE '^\#!.*(ba)?sh$$')
 
-.PHONY: help setup build demo test check format lint docs deny shellcheck conformance sanity bench
-.PHONY: audit lab lab-down clean manifests manifests-check k8s-lab image dockerfile-check
+.PHONY: $(shell grep -oE "^[a-z0-9-]+:" $(MAKEFILE_LIST) | tr -d :)
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,7 +30,7 @@ demo: ## the driver's whole job on a real Ceph and a real krbd node, with commen
 test: setup ## all tests, on a real Ceph and real krbd nodes
 	@scripts/test
 
-check: setup format lint docs deny shellcheck manifests-check test conformance ## all that CI runs
+check: setup format lint docs deny shellcheck dockerfile-check manifests-check test conformance ## all that CI runs
 
 format: ## is the code formatted?
 	$(CARGO) fmt --check
@@ -62,6 +61,9 @@ manifests-check: setup ## are they the chart's, and valid, also with other value
 
 dockerfile-check: ## the Dockerfile, by hadolint
 	@scripts/dockerfile-check
+
+reference: setup ## docs/parameters.md and docs/flags.md anew from the code
+	WRITE_REFERENCE=1 $(CARGO) test --locked $(FEATURES) --test reference
 
 conformance: setup ## our CSI messages against the published ones, and csi-sanity (needs Go)
 	@scripts/conformance

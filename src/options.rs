@@ -13,7 +13,7 @@ use std::time::Duration;
 
 mod help;
 mod kubernetes;
-mod table;
+pub mod table;
 mod value;
 
 pub use help::{help, version};

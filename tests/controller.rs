@@ -33,3 +33,5 @@ mod partial;
 mod race;
 #[path = "controller/refused.rs"]
 mod refused;
+#[path = "controller/users.rs"]
+mod users;

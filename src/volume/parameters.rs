@@ -13,6 +13,7 @@ use super::map_options::{MapOptions, UnmapOptions};
 use crate::ceph::{Features, ImageSpec};
 
 mod names;
+pub mod table;
 
 /// Keys that the provisioner adds (`--extra-create-metadata`) or consumes itself.
 const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";

@@ -68,18 +68,6 @@ fn a_user_without_caps_and_one_of_another_pool() {
 }
 
 #[test]
-fn a_user_with_the_documented_caps_does_everything() {
-    let mut bench = Bench::new();
-    let driver = bench.start();
-    let caps = [("mon", "profile rbd"), ("mgr", "profile rbd pool=rbd"), ("osd", "profile rbd pool=rbd")];
-    let key = bench.cluster().user("csi-rbd-provisioner", &caps);
-    login(&mut bench, "csi-rbd-provisioner", &key);
-    let id = bench.create(&driver, NAME).unwrap();
-    bench.delete(&driver, &id).unwrap();
-    bench.wait_until_empty("as the provisioner's user");
-}
-
-#[test]
 fn a_missing_pool() {
     let bench = Bench::new();
     let driver = bench.start();

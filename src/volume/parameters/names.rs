@@ -1,63 +1,11 @@
-//! The names that parameters have, and what to say of the ones that have none here.
+//! Are the parameters' names known (`table` has them), and what to say of the ones that have none here.
 
 use std::collections::BTreeMap;
 
+use super::table::{LIMITS, PARAMETERS};
 use super::{SIDECAR_PREFIX, invalid};
 use crate::spelling::distance;
 use crate::volume::error::Result;
-
-/// Every parameter of ceph-csi's StorageClasses, old releases' included.
-const KNOWN: &[&str] = &[
-    "clusterID",
-    "pool",
-    "dataPool",
-    "radosNamespace",
-    "volumeNamePrefix",
-    "imageFeatures",
-    "mounter",
-    "tryOtherMounters",
-    "mapOptions",
-    "unmapOptions",
-    "mkfsOptions",
-    "cephLogDir",
-    "cephLogStrategy",
-    "encrypted",
-    "encryptionType",
-    "encryptionKMSID",
-    "encryptionCipher",
-    "encryptionKeySize",
-    "encryptionSectorSize",
-    "integrityMode",
-    "stripeUnit",
-    "stripeCount",
-    "objectSize",
-    "topologyConstrainedPools",
-    "thickProvision",
-    "imageFormat",
-];
-
-/// Limits that only librbd can keep; krbd has none of its own.
-const QOS: &[&str] = &[
-    "baseIops",
-    "maxIops",
-    "baseReadIops",
-    "maxReadIops",
-    "baseWriteIops",
-    "maxWriteIops",
-    "baseBps",
-    "maxBps",
-    "baseReadBps",
-    "maxReadBps",
-    "baseWriteBps",
-    "maxWriteBps",
-    "iopsPerGiB",
-    "readIopsPerGiB",
-    "writeIopsPerGiB",
-    "bpsPerGiB",
-    "readBpsPerGiB",
-    "writeBpsPerGiB",
-    "baseVolSizeBytes",
-];
 
 /// Refuses near misses of known names; warns of other unknown ones, or refuses them when strict.
 pub fn check(all: &BTreeMap<String, String>, strict: bool) -> Result<()> {
@@ -91,7 +39,7 @@ pub fn refuse_what_is_not_here_yet(all: &BTreeMap<String, String>) -> Result<()>
         None | Some("rbd") => {}
         Some(other) => tracing::warn!(mounter = other, "unknown mounter: krbd is used, as ceph-csi does"),
     }
-    if let Some(name) = QOS.iter().find(|name| value(name).is_some_and(|value| value != "0")) {
+    if let Some(name) = LIMITS.iter().find(|name| value(name).is_some_and(|value| value != "0")) {
         return Err(absent(name, "limits of I/O"));
     }
     Ok(())
@@ -105,14 +53,15 @@ fn absent(parameter: &str, feature: &str) -> crate::volume::Error {
 
 fn is_known(name: &str) -> bool {
     // Older releases capitalised the limits' names.
-    KNOWN.contains(&name) || QOS.iter().any(|known| known.eq_ignore_ascii_case(name))
+    PARAMETERS.iter().any(|known| known.name == name)
+        || LIMITS.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 fn nearest(name: &str) -> Option<&'static str> {
     let lower = name.to_ascii_lowercase();
-    KNOWN
+    PARAMETERS
         .iter()
-        .map(|known| (distance(&lower, &known.to_ascii_lowercase()), *known))
+        .map(|known| (distance(&lower, &known.name.to_ascii_lowercase()), known.name))
         .filter(|(distance, known)| *distance <= 2 && *distance * 3 < known.len())
         .min()
         .map(|(_, known)| known)
