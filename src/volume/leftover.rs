@@ -158,7 +158,7 @@ async fn prove_blank(
 ) -> Result<()> {
     let not_blank = |what: String| {
         let text = format!(
-            "image {} is unfinished and not blank: {what}; look at it with `rbd info` and `rbd status`, \
+            "image {} is unfinished and not proven blank: {what}; look at it with `rbd info` and `rbd status`, \
              and remove or rename it",
             pool.describe(name)
         );
@@ -175,9 +175,12 @@ async fn prove_blank(
     {
         return not_blank(format!("it has no object map, and {} objects to look for", header.data_objects()));
     }
-    let found = data_objects::unexpected(pool, id, header, &BTreeSet::new(), 1, progress).await;
-    match found.map_err(|error| error.while_doing(format!("clearing away {}", pool.describe(name))))?.first()
-    {
+    let found = match data_objects::unexpected(pool, id, header, &BTreeSet::new(), 1, progress).await {
+        Err(error) if error.kind == Kind::Precondition => return not_blank(error.to_string()),
+        Err(error) => return Err(error.while_doing(format!("clearing away {}", pool.describe(name)))),
+        Ok(found) => found,
+    };
+    match found.first() {
         Some(number) => not_blank(format!("its data object {} exists", header.data_object(*number))),
         None => Ok(()),
     }

@@ -155,6 +155,37 @@ fn pieces_with_data_are_never_cleared_away() {
     bench.wait_until_empty("after the data");
 }
 
+/// A pool that was deleted answers for its objects as an empty one does.
+#[test]
+fn pieces_whose_data_pool_is_gone_are_left_to_a_person() {
+    let bench = Bench::new();
+    bench.cluster().ceph(&["osd", "pool", "create", "leaving", "8"]);
+    bench.cluster().ceph(&["osd", "pool", "application", "enable", "leaving", "rbd"]);
+    let mut driver = bench.start();
+    bench.site.arm("kill:after:rbd_create4");
+    let parameters = [("dataPool", "leaving"), ("imageFeatures", "layering")];
+    let _ = bench.send(&driver, bench.request(NAME, &parameters));
+    assert!(driver.was_killed(Duration::from_secs(10)));
+    bench.site.arm("");
+    let name = format!("csi-vol-{}", bench.reserved(NAME).unwrap());
+    let id = bench.wait(bench.rados.image_id(&name)).unwrap().unwrap();
+    Pieces(&bench).reduce(&name, &id, "IHM");
+    bench.cluster().ceph(&["osd", "pool", "rm", "leaving", "leaving", "--yes-i-really-really-mean-it"]);
+
+    let before = bench.contents();
+    let driver = bench.start();
+    let status = bench.send(&driver, bench.request(NAME, &parameters)).unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+    for word in ["data pool", "does not exist", &name] {
+        assert!(status.message().contains(word), "{word}: {status}");
+    }
+    assert_eq!(bench.contents(), before);
+    // What that person does, who knows that the pool is gone for good.
+    bench.wait(bench.rados.remove_partial_image(&name, &id)).unwrap();
+    bench.delete(&driver, &bench.handle(&name[name.len() - 36..])).unwrap();
+    bench.wait_until_empty("of an image without its data pool");
+}
+
 /// A complete volume whose image is in that state.
 fn half_deleted(bench: &Bench, driver: &Driver, state: &str) -> String {
     let id = create(bench, driver).unwrap();
