@@ -118,6 +118,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn workers_that_stand_still_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let cluster = folder.path().join("config.json");
+        std::fs::write(&cluster, "[]").unwrap();
+        let mut health = Health::new(ConfigFiles { cluster, mapping: folder.path().join("m.json") }, false);
+        assert_eq!(health.check().await, Ok(()));
+        // As if the last beat had been a minute ago.
+        health.started -= 2 * LATE;
+        assert!(health.check().await.unwrap_err().starts_with("no worker has run for 6"));
+    }
+
+    #[tokio::test]
     async fn a_missing_configuration_is_told_and_a_good_one_is_fine() {
         let folder = tempfile::tempdir().unwrap();
         let config =

@@ -25,6 +25,8 @@ mod legacy;
 mod life;
 #[path = "controller/metrics.rs"]
 mod metrics;
+#[path = "controller/options.rs"]
+mod options;
 #[path = "controller/outage.rs"]
 mod outage;
 #[path = "controller/partial.rs"]

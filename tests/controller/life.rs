@@ -190,6 +190,10 @@ fn deleting_what_is_not_there_is_ok_only_when_the_cluster_says_so() {
     for absent in ["no-handle-at-all", other_uuid.as_str(), no_pool.as_str()] {
         bench.delete(&driver, absent).unwrap_or_else(|error| panic!("{absent}: {error}"));
     }
+    // A pool may be missing by mistake.
+    let log = bench.site.log();
+    let warned = |line: &&str| line.contains("WARN") && line.contains("no such pool") && line.contains("999");
+    assert_eq!(log.lines().filter(warned).count(), 1, "{log}");
     let elsewhere = id.replace("000b-lab-cluster", "000b-not-cluster");
     for refused in [elsewhere.as_str(), "mig_mons-abc_image-def_706f6f6c"] {
         let status = bench.delete(&driver, refused).unwrap_err();

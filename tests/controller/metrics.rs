@@ -47,8 +47,9 @@ impl Watched {
 
 #[test]
 fn calls_to_ceph_are_counted_by_name_and_errno() {
-    let watched = Watched::new();
-    let bench = &watched.bench;
+    let mut watched = Watched::new();
+    watched.bench.site.flag("--v=5");
+    let (watched, bench) = (&watched, &watched.bench);
     let driver = bench.start();
     let failures = |call: &str, errno: i32| {
         let labels = [("call", call), ("errno", &errno.to_string())];
@@ -80,6 +81,13 @@ fn calls_to_ceph_are_counted_by_name_and_errno() {
     let failed = |line: &&str| line.contains("ceph_call_failures") && line.contains("rbd_create4");
     assert_eq!(text.lines().find(failed), None);
     assert!(!text.contains(&bench.cluster().admin_key), "a metric holds the key");
+    // And each is traced, with its object and errno.
+    let log = bench.site.log();
+    let traced = |words: &[&str]| {
+        log.lines().any(|line| line.contains("ceph call") && words.iter().all(|word| line.contains(word)))
+    };
+    assert!(traced(&["rbd_create4", &id[id.len() - 36..], "micros="]), "{}", last_lines(&log, 40));
+    assert!(traced(&["rados_pool_lookup", "no-such-pool", "errno=2"]), "{}", last_lines(&log, 40));
     bench.delete(&driver, &id).unwrap();
     bench.wait_until_empty("at the end");
 }

@@ -6,7 +6,7 @@ use rbd_csi::csi::proto::ProbeRequest;
 use tonic::Code;
 
 use super::page::{self, free_port};
-use super::program::Place;
+use super::program::{Place, create};
 
 /// The status and body of a page on this machine.
 pub fn get(port: u16, path: &str) -> (u16, String) {
@@ -35,6 +35,31 @@ async fn calls_are_counted_by_method_and_code() {
     }
     assert_eq!(get(port, "/metrics").0, 404);
     program.stop_within(5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_in_flight_and_the_age_of_the_oldest_are_shown() {
+    let place = Place::new();
+    let port = free_port();
+    let program = place.serve(&["--controllerserver=true", &format!("--metricsport={port}"), "--v=4"]);
+    let shown = |name: &str| page::value(&get(port, "/metrics").1, name, &[]).unwrap();
+    let now = || (shown("rbd_csi_rpcs_in_flight"), shown("rbd_csi_oldest_rpc_seconds"));
+    assert_eq!(now(), (0.0, 0.0));
+    let mut calls = Vec::new();
+    for name in ["pvc-oldest", "pvc-second"] {
+        let mut controller = place.controller().await;
+        calls.push(tokio::spawn(async move { controller.create_volume(create(name)).await }));
+        program.wait_until(name, || shown("rbd_csi_rpcs_in_flight") == calls.len() as f64);
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    }
+    let (count, age) = now();
+    assert!(count == 2.0 && age > 0.6 && age < 30.0, "{count}, {age} s");
+    calls.remove(0).abort();
+    program.wait_until("the oldest is gone", || shown("rbd_csi_rpcs_in_flight") == 1.0);
+    let younger = shown("rbd_csi_oldest_rpc_seconds");
+    calls.remove(0).abort();
+    program.wait_until("nobody waits", || now() == (0.0, 0.0));
+    assert!(younger > 0.3, "{younger} s");
 }
 
 #[tokio::test]
