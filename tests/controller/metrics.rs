@@ -4,10 +4,11 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
 use tonic::Code;
 
 use crate::support::bench::{Bench, SOON, last_lines};
-use crate::support::lab::Running;
+use crate::support::lab::{Running, Stopped};
 use crate::support::page;
 
 const NAME: &str = "pvc-metrics";
@@ -115,10 +116,12 @@ fn a_deleted_image_that_cannot_be_purged_yet_is_kept_counted_and_purged_later() 
     let image = bench.wait(bench.rados.image_id(&name)).unwrap().unwrap();
     assert_eq!(watched.backlog(), 0.0);
 
-    // Opened between the answer and the purge, which is held up a moment for that.
+    // Opened between the answer and the purge: the driver stands still meanwhile.
     bench.site.arm("delay=2500:before:trash get");
     bench.delete(&driver, &id).unwrap();
+    let stopped = Stopped::new(Pid::from_raw(i32::try_from(driver.pid()).unwrap()));
     let mut opened = watcher(bench, &image.header_object());
+    drop(stopped);
     let kept = "a deleted image stays in the trash for now";
     let refusals = || bench.site.log().lines().filter(|line| line.contains(kept)).count();
     watched.wait_until("the purge is refused", SOON, || refusals() == 1);

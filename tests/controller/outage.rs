@@ -3,12 +3,14 @@
 
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
 use rbd_csi::csi::proto;
 use rbd_csi::csi::proto::controller_client::ControllerClient;
 use tonic::{Code, Status};
 
 use crate::support::bench::{Bench, GIB};
 use crate::support::driver::{self, Driver};
+use crate::support::lab::Stopped;
 
 const NAME: &str = "pvc-outage";
 /// What the caller waits.
@@ -88,8 +90,10 @@ fn a_pause_that_outlasts_the_caller() {
 }
 
 /// Runs a call and pauses the cluster when it is about to take this step; gives its answer.
+/// The driver stands still until the pause holds, however long `ceph` takes for it.
 fn paused_at<T: Send>(
     bench: &Bench,
+    driver: &Driver,
     step: &str,
     call: impl Fn() -> Result<T, Status> + Sync,
 ) -> Result<T, Status> {
@@ -101,7 +105,9 @@ fn paused_at<T: Send>(
             assert!(since.elapsed() < DEADLINE, "{step} is not reached: {:?}", bench.site.steps());
             std::thread::sleep(Duration::from_millis(2));
         }
+        let stopped = Stopped::new(Pid::from_raw(i32::try_from(driver.pid()).unwrap()));
         let pause = bench.cluster().pause();
+        drop(stopped);
         let answer = answer.join().unwrap();
         drop(pause);
         answer
@@ -117,7 +123,7 @@ fn a_pause_in_the_middle_of_a_create() {
     bench.delete(&driver, &bench.nothing()).unwrap();
     for step in ["journal enter", "rbd_create4", "metadata set", "journal complete"] {
         let since = Instant::now();
-        let answer = paused_at(&bench, step, || bench.create_within(&driver, NAME, DEADLINE));
+        let answer = paused_at(&bench, &driver, step, || bench.create_within(&driver, NAME, DEADLINE));
         check(&answer, since, "");
         let id = until_ok(|| bench.create(&driver, NAME));
         assert_eq!(bench.images().len(), 1, "{step}");
@@ -133,14 +139,14 @@ fn a_pause_in_the_middle_of_a_delete() {
     for step in ["image header", "trash add", "journal remove entry"] {
         let id = bench.create(&driver, NAME).unwrap();
         let since = Instant::now();
-        let answer = paused_at(&bench, step, || bench.delete_within(&driver, &id, DEADLINE));
+        let answer = paused_at(&bench, &driver, step, || bench.delete_within(&driver, &id, DEADLINE));
         check(&answer, since, "");
         until_ok(|| bench.delete(&driver, &id));
         bench.wait_until_empty(step);
     }
     // The purge comes after the answer; a pause holds it up, and it goes on by itself.
     let id = bench.create(&driver, NAME).unwrap();
-    paused_at(&bench, "rbd_trash_remove", || bench.delete(&driver, &id)).unwrap();
+    paused_at(&bench, &driver, "rbd_trash_remove", || bench.delete(&driver, &id)).unwrap();
     bench.wait_until_empty("after a pause of the purge");
 }
 
