@@ -1,6 +1,9 @@
 //! The lab itself: a cluster and a node come up, krbd works between them, and nothing
 //! stays behind. When this fails, no other result of the integration tests counts.
 
+// A test says by a panic that the lab is not as it must be.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
 #[path = "lab/checkout.rs"]
 mod checkout;
 #[path = "lab/ends.rs"]

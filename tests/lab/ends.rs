@@ -58,8 +58,10 @@ fn half_way(checkout: &Checkout, there: impl Fn(&Traces) -> bool) -> (std::proce
     }
 }
 
+type Moment = (&'static str, fn(&Traces) -> bool);
+
 /// Moments of a start: the network alone, a node that boots and a cluster in the making.
-const MOMENTS: [(&str, fn(&Traces) -> bool); 3] = [
+const MOMENTS: [Moment; 3] = [
     ("with a namespace", |_| true),
     ("with a booting node", |traces| traces.dir().join("nodes/1/pid").exists()),
     ("with a monitor", |traces| traces.run_dir().join("a/mon.a.pid").exists()),
