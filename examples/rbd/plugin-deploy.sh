@@ -1,0 +1,178 @@
+#!/usr/bin/env bash
+# Go templates have variables with a dollar sign; REPLACE and FORCE are read by checks.sh.
+# shellcheck disable=SC2016,SC2034
+# Deploys the driver: looks first whether it can work here, then applies
+# deploy/rbd/kubernetes, and waits until it runs on every node.
+#
+# This file is the order of the steps; what they do is in plugin/:
+#   shared.sh       settings, messages, kubectl, the manifests as they are applied
+#   checks.sh       what is asked before anything is changed; config.sh reads config.json
+#   check-nodes.sh  the part of it that looks at the nodes, through the pods of nodes.sh
+#   pods.sh         why pods are not ready, and the roll-out
+#
+# What a reader gets wrong: Deployment and DaemonSet are replaced, not applied. A merge
+# would keep the containers of a ceph-csi that stood there.
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=examples/rbd/plugin/shared.sh
+source "$HERE/plugin/shared.sh"
+# shellcheck source=examples/rbd/plugin/config.sh
+source "$HERE/plugin/config.sh"
+# shellcheck source=examples/rbd/plugin/nodes.sh
+source "$HERE/plugin/nodes.sh"
+# shellcheck source=examples/rbd/plugin/pods.sh
+source "$HERE/plugin/pods.sh"
+# shellcheck source=examples/rbd/plugin/checks.sh
+source "$HERE/plugin/checks.sh"
+# shellcheck source=examples/rbd/plugin/check-nodes.sh
+source "$HERE/plugin/check-nodes.sh"
+
+usage() {
+    cat <<'TEXT'
+usage: plugin-deploy.sh [--config FILE] [OPTIONS]
+
+Deploys the driver into the cluster that kubectl talks to. Looks first, and changes nothing
+when something is in the way. Run it again to update the driver.
+
+  --config FILE         your config map with the Ceph clusters, made from
+                        csi-config-map-sample.yaml; not needed when the cluster has it
+  --replace             replace a ceph-csi that is deployed under the same names
+  --force               deploy although there are volumes that this version cannot serve
+  --check               only look
+  --skip-node-check     do not look at the nodes
+TEXT
+    shared_options_help
+}
+
+CONFIG="" CHECK_ONLY="" SKIP_NODES=""
+REPLACE="" FORCE=""
+
+read_options() {
+    split_options "$@"
+    set -- ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
+    while (($#)); do
+        case "$1" in
+        --config)
+            [[ -f ${2-} ]] || usage_error "--config: there is no file '${2-}'"
+            CONFIG=$2
+            shift 2
+            ;;
+        --replace) REPLACE=yes && shift ;;
+        --force) FORCE=yes && shift ;;
+        --check) CHECK_ONLY=yes && shift ;;
+        --skip-node-check) SKIP_NODES=yes && shift ;;
+        *) if shared_option "$@"; then shift 2; else usage_error "unknown argument '$1'"; fi ;;
+        esac
+    done
+    check_settings
+}
+
+look_first() {
+    heading "Looking whether the driver can work here (nothing is changed)"
+    check_kubectl
+    check_rights
+    check_config "$CONFIG"
+    check_others
+    check_manifests
+    check_volumes
+    if [[ -n $SKIP_NODES ]]; then
+        note "the nodes were not looked at (--skip-node-check)"
+    elif ((FAULTS == 0)); then
+        check_nodes
+    fi
+    ((FAULTS == 0)) || die "$FAULTS check(s) failed; nothing was changed" "Run this script again when what is said above is done."
+}
+
+apply_config() {
+    if [[ -n $CONFIG ]]; then
+        apply_map "$CONFIG_MAP" "$CONFIG"
+    fi
+    [[ -n $(kn get configmap "$CEPH_CONF_MAP" --ignore-not-found -o name) ]] || apply_map "$CEPH_CONF_MAP" "$EXAMPLES/ceph-conf.yaml"
+}
+
+# A map that is not there yet gets a label, by which plugin-teardown.sh knows it as ours.
+apply_map() {
+    local name=$1 file=$2 existed
+    existed=$(kn get configmap "$name" --ignore-not-found -o name)
+    substitute <"$file" | kn apply -f - | sed 's/^/   /'
+    [[ -n $existed ]] || kn label configmap "$name" "$MADE_BY=plugin-deploy" >/dev/null
+}
+
+# Object by object, since only what exists can be replaced.
+apply_manifests() {
+    local folder object
+    folder=$(mktemp -d)
+    manifests | awk -v folder="$folder" '
+        /^---/ { n++; next }
+        { file = sprintf("%s/%03d.yaml", folder, n); print >file; if (!/^ *(#|$)/) full[file] = 1 }
+        END { for (file in full) print file }' | sort | while read -r object; do apply_object "$object"; done
+    rm -r "$folder"
+}
+
+apply_object() {
+    local existing=""
+    if grep -qE '^kind: (Deployment|DaemonSet)$' "$1"; then
+        existing=$(k get -f "$1" --ignore-not-found -o name)
+    fi
+    if [[ -n $existing ]]; then
+        k replace --save-config -f "$1" | sed 's/^/   /'
+    else
+        k apply -f "$1" | sed 's/^/   /'
+    fi
+}
+
+# Steps: 1 the pods, 2 the kubelets, which must know the driver before a volume can be used.
+await_roll_out() {
+    local strategy
+    strategy=$(kn get daemonset "$DAEMONSET" -o jsonpath='{.spec.updateStrategy.type}')
+    wait_until "$TIMEOUT" rolled_out controller || roll_out_failed "$DEPLOYMENT"
+    if [[ $strategy = OnDelete ]]; then
+        say "node plugin: its DaemonSet is updated OnDelete: delete its pods, node by node (docs/upgrade.md)"
+        return
+    fi
+    wait_until "$TIMEOUT" rolled_out "node plugin" || roll_out_failed "$DAEMONSET"
+    wait_until 60 kubelets_know || die "the kubelet does not know the driver on: $(kubelets_without)" \
+        "is $KUBELET_DIR the kubelets' folder there (--kubelet-dir)? what does examples/rbd/logs.sh say?"
+    say "kubelets: all know $DRIVER_NAME"
+}
+
+kubelets_know() { [[ -z $(kubelets_without) ]]; }
+
+# The nodes that run the node plugin and whose kubelet has not registered it.
+kubelets_without() {
+    local known node
+    known=$(k get csinodes -o go-template='{{range .items}}{{$n := .metadata.name}}{{range .spec.drivers}}{{if eq .name "'"$DRIVER_NAME"'"}}{{$n}}{{"\n"}}{{end}}{{end}}{{end}}')
+    for node in $(kn get pods -l "app=$DAEMONSET" -o go-template='{{range .items}}{{.spec.nodeName}}{{"\n"}}{{end}}'); do
+        grep -qx "$node" <<<"$known" || printf '%s ' "$node"
+    done
+}
+
+roll_out_failed() {
+    die "$1 is not ready after $TIMEOUT seconds; what is missing stands above" \
+        "Kubernetes goes on trying. Look with: $KUBECTL -n $NAMESPACE describe pods -l app=$1" \
+        "then run this script again, or plugin-teardown.sh."
+}
+
+what_next() {
+    heading "The driver $DRIVER_NAME is ready"
+    say "Next, with your values in the files:"
+    say "  $KUBECTL apply -f $EXAMPLES/secret.yaml        # the Ceph user and its key"
+    say "  $KUBECTL apply -f $EXAMPLES/storageclass.yaml  # clusterID and pool"
+    say "  $KUBECTL apply -f $EXAMPLES/pvc.yaml -f $EXAMPLES/pod.yaml"
+    say "  $KUBECTL get pvc,pod                           # Bound and Running within seconds"
+    [[ $DRIVER_NAME = rbd.csi.ceph.com ]] || say "(the class's provisioner is $DRIVER_NAME here)"
+    say "When something stays Pending: $KUBECTL describe it, and docs/troubleshooting.md"
+}
+
+main() {
+    read_options "$@"
+    look_first
+    [[ -z $CHECK_ONLY ]] || exit 0
+    heading "Applying"
+    apply_config
+    apply_manifests
+    heading "Waiting for it (at most $TIMEOUT seconds for each part)"
+    await_roll_out
+    what_next
+}
+
+main "$@"

@@ -1,0 +1,192 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2016  # go templates have variables with a dollar sign
+# What plugin-deploy.sh asks before it changes anything. Each check says "ok", or what is
+# wrong and what to do, so that one run shows all that is to be done.
+#
+# What a reader gets wrong: the checks change nothing but for the pods that look at the
+# nodes, and those are gone again at the end.
+
+FAULTS=0
+OLDEST_MINOR=29
+
+ok() { printf '   ok      %s\n' "$1"; }
+note() { printf '   note    %s\n' "$1" && further "${@:2}"; }
+fault() {
+    FAULTS=$((FAULTS + 1))
+    printf '   FAILED  %s\n' "$1" && further "${@:2}"
+}
+further() { [[ $# = 0 ]] || printf '           %s\n' "$@"; }
+# What a program said, line by line.
+quote() { further "| ${1//$'\n'/$'\n'           | }"; }
+
+check_kubectl() {
+    local version minor client
+    command -v "${KUBECTL_WORDS[0]}" >/dev/null ||
+        die "there is no ${KUBECTL_WORDS[0]} here" "install kubectl, or name it: --kubectl COMMAND"
+    version=$(k get --raw /version 2>&1) ||
+        die "kubectl does not reach a cluster: $version" "does 'kubectl get nodes' work? see kubectl config current-context"
+    minor=$(sed -nE 's/.*"minor": *"([0-9]+).*/\1/p' <<<"$version")
+    client=$(k version --client -o yaml 2>/dev/null | sed -nE 's/^ *minor: *"([0-9]+).*/\1/p')
+    if [[ -z $minor || $minor -lt $OLDEST_MINOR ]]; then
+        fault "Kubernetes is 1.${minor:-?}; the driver is for 1.$OLDEST_MINOR and newer"
+    elif [[ -z $client || $client -lt $OLDEST_MINOR ]]; then
+        fault "kubectl is 1.${client:-?}; 1.$OLDEST_MINOR or newer is needed"
+    else
+        ok "kubectl 1.$client reaches Kubernetes 1.$minor"
+    fi
+}
+
+# Words for people first; the dry run of the manifests is the proof.
+check_rights() {
+    local missing="" what
+    for what in "create daemonsets.apps" "create deployments.apps" "create configmaps" "create serviceaccounts" \
+        "create pods" "create pods --subresource=exec" "create clusterroles.rbac.authorization.k8s.io" \
+        "create clusterrolebindings.rbac.authorization.k8s.io" "create csidrivers.storage.k8s.io" \
+        "list nodes" "list persistentvolumes" "list daemonsets.apps --all-namespaces"; do
+        # Not quoted: a verb, a resource and perhaps a flag.
+        # shellcheck disable=SC2086
+        kn auth can-i $what >/dev/null 2>&1 || missing+="$what, "
+    done
+    if [[ -n $missing ]]; then
+        fault "you may not: ${missing%, }" "deploying a storage driver takes an administrator of the cluster"
+    else
+        ok "you may do what deploying needs"
+    fi
+}
+
+check_manifests() {
+    local said
+    if ! kn get namespace "$NAMESPACE" >/dev/null 2>&1; then
+        fault "there is no namespace $NAMESPACE" "kubectl create namespace $NAMESPACE"
+        return
+    fi
+    if said=$(manifests | k apply --dry-run=server -f - 2>&1 >/dev/null); then
+        ok "the cluster takes the manifests (a dry run)"
+        [[ -z $said ]] || quote "$said"
+    else
+        fault "the cluster refuses the manifests of $MANIFESTS:"
+        quote "$said"
+    fi
+}
+
+# Sets CLUSTERS, lines of "ID NETNS MONITOR…", for the check of the nodes.
+CLUSTERS=""
+check_config() {
+    local file=$1 from json why
+    from="config map $NAMESPACE/$CONFIG_MAP"
+    [[ -z $file ]] || from=$file
+    if ! json=$(config_json "$file" 2>/dev/null); then
+        fault "there is no $from" \
+            "copy $EXAMPLES/csi-config-map-sample.yaml, put your Ceph cluster in, and give it to this script: --config FILE"
+        return
+    fi
+    why=$(json_fault "$json")
+    if [[ -n $why ]]; then
+        fault "config.json in $from is no valid JSON: $why"
+        return
+    fi
+    if [[ ! $json =~ ^[[:space:]]*\[ ]]; then
+        fault "config.json in $from is no list of clusters: it must begin with ["
+        return
+    fi
+    CLUSTERS=$(config_clusters "$json") || { fault "cannot read config.json in $from" && return; }
+    check_clusters "$from"
+}
+
+check_clusters() {
+    local from=$1 id monitors count=0
+    if [[ -z $CLUSTERS ]]; then
+        fault "$from is not filled in: it names no cluster" "$EXAMPLES/csi-config-map-sample.yaml shows how"
+        return
+    fi
+    while read -r id _ monitors; do
+        if [[ -z $id || $id == *'<'* || $monitors == *'<'* ]]; then
+            fault "$from is not filled in: a cluster with clusterID '$id' and monitors '$monitors'"
+        elif [[ -z $monitors ]]; then
+            fault "cluster $id in $from has no monitors"
+        else
+            count=$((count + 1))
+        fi
+    done <<<"$CLUSTERS"
+    ok "$from names $count cluster(s)"
+}
+
+# Whose the objects are that stand where ours will, and whether another place has the driver.
+check_others() {
+    local found elsewhere owner
+    elsewhere=$(k get daemonsets --all-namespaces -o go-template='{{range .items}}{{$d := .}}{{range .spec.template.spec.containers}}{{range .args}}{{/*
+        */}}{{if eq . "--drivername='"$DRIVER_NAME"'"}}{{$d.metadata.namespace}}/{{$d.metadata.name}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}' |
+        grep -vx "$NAMESPACE/$DAEMONSET" | sort -u) || elsewhere=""
+    if [[ -n $elsewhere ]]; then
+        fault "driver $DRIVER_NAME runs already, from DaemonSet ${elsewhere//$'\n'/, }: two on a node would fight over its socket" \
+            "update that one, remove it first, or deploy under another name (--driver-name)"
+    fi
+    owner=$(object_owner)
+    if [[ -n $owner ]]; then
+        fault "$NAMESPACE/$DAEMONSET belongs to $owner, which would take its objects back" "change the image there instead"
+        return
+    fi
+    found=$(foreign_containers)
+    if [[ -z $found ]]; then
+        [[ -n $elsewhere ]] || ok "no other driver stands in the way"
+        return
+    fi
+    if [[ -n $REPLACE ]]; then
+        note "these containers of another driver will be replaced:"
+    else
+        fault "another driver is deployed here:"
+    fi
+    quote "$found"
+    further "Pods keep their volumes meanwhile. Gone will be the sidecars whose features are not here yet: a" \
+        "csi-snapshotter (snapshots) and a csi-resizer (growth). docs/migration.md says what to look at before."
+    [[ -n $REPLACE ]] || further "To replace it: --replace"
+}
+
+object_owner() {
+    kn get daemonset "$DAEMONSET" --ignore-not-found -o go-template='{{with .metadata.annotations}}{{with index . "meta.helm.sh/release-name"}}Helm release {{.}}{{end}}{{end}}{{/*
+        */}}{{range .metadata.ownerReferences}}{{.kind}} {{.name}}{{end}}'
+}
+
+# "deployment/NAME CONTAINER IMAGE" of what stands there and is not this driver.
+foreign_containers() {
+    local kind name
+    for kind in deployment daemonset; do
+        name=$DEPLOYMENT
+        [[ $kind = deployment ]] || name=$DAEMONSET
+        kn get "$kind" "$name" --ignore-not-found -o go-template='{{range .spec.template.spec.containers}}'"$kind/$name"' {{.name}} {{.image}}{{"\n"}}{{end}}'
+    done | awk -v own="$(image)" '{ all = all $0 "\n" } $2 == "csi-rbdplugin" && ($3 == own || $3 ~ /rbd-csi/) { ours = 1 } END { if (!ours) printf "%s", all }'
+}
+
+# Volumes of this driver's name that it would refuse to stage.
+check_volumes() {
+    local unserved total
+    unserved=$(unserved_volumes) || { fault "cannot list the PersistentVolumes" && return; }
+    total=$(grep -c . <<<"$unserved") || true
+    if [[ $total = 0 ]]; then
+        ok "no PersistentVolume needs what this version does not have"
+    elif [[ -n $FORCE ]]; then
+        note "$total PersistentVolume(s) are not served, as you know (--force):"
+        quote "$unserved"
+    else
+        fault "$total PersistentVolume(s) of $DRIVER_NAME need what this version does not have:"
+        quote "$unserved"
+        further "Under this driver their pods can neither start nor end; nothing would be done to the data." \
+            "Move them to other volumes or wait for a version with that feature. --force deploys all the same."
+    fi
+}
+
+unserved_volumes() {
+    k get persistentvolumes -o go-template='{{range .items}}{{$n := .metadata.name}}{{$c := .spec.claimRef}}{{/*
+        */}}{{with .spec.csi}}{{if eq .driver "'"$DRIVER_NAME"'"}}{{$n}} {{.volumeHandle}} {{/*
+        */}}{{with .volumeAttributes}}{{or .encrypted "-"}} {{or .mounter "-"}} {{or .migration "-"}}{{else}}- - -{{end}}{{/*
+        */}} {{with $c}}{{.namespace}}/{{.name}}{{else}}-{{end}}{{"\n"}}{{end}}{{end}}{{/*
+        */}}{{$a := .metadata.annotations}}{{with .spec.rbd}}{{with $a}}{{if eq (or (index . "pv.kubernetes.io/migrated-to") "-") "'"$DRIVER_NAME"'"}}{{/*
+        */}}{{$n}} mig_intree - - true {{with $c}}{{.namespace}}/{{.name}}{{else}}-{{end}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}' |
+        awk '{
+            why = ""
+            if (tolower($3) == "true") why = "encrypted"
+            if (tolower($4) == "rbd-nbd") why = "mapped with rbd-nbd"
+            if (tolower($5) == "true" || $2 ~ /^mig_/) why = "of the in-tree driver"
+            if (why != "") print $1 " (" why "), claim " $6
+        }'
+}

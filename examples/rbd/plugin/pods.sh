@@ -1,0 +1,94 @@
+# shellcheck shell=bash
+# Why pods are not ready, in a line each; and the roll-out of the driver, watched.
+#
+# What a reader gets wrong: go templates fail where a field of a missing object is asked
+# for, hence the many "with".
+
+# "NAME on NODE: why" for each pod with label $1 that is not ready.
+pods_not_ready() {
+    local template name node phase reasons containers
+    template='{{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}}|{{/*
+        */}}{{with .spec.nodeName}}{{.}}{{else}}no node{{end}}|{{.status.phase}}|{{/*
+        */}}{{range .status.conditions}}{{if and (eq .type "PodScheduled") (eq .status "False")}}{{.message}}{{end}}{{end}}|{{/*
+        */}}{{range .status.containerStatuses}}{{if not .ready}}{{.name}}:{{with .state.waiting}}{{.reason}}{{end}}{{/*
+        */}}{{with .state.terminated}}{{.reason}}{{end}}{{if .state.running}}Starting{{end}} {{end}}{{end}}{{"\n"}}{{end}}{{end}}'
+    kn get pods -l "$1" -o go-template="$template" | while IFS='|' read -r name node phase reasons containers; do
+        if [[ -n $reasons ]]; then
+            echo "$name: no node takes it: $reasons"
+        elif [[ -n $containers ]]; then
+            echo "$name on $node: $(containers_in_words "$name" "$containers")"
+        elif [[ $phase != Running && $phase != Succeeded ]]; then
+            echo "$name on $node: $phase$(last_warning "$name")"
+        fi
+    done
+}
+
+# The words behind what Kubernetes calls a container's state.
+containers_in_words() {
+    local pod=$1 item container reason text=""
+    for item in $2; do
+        container=${item%%:*} reason=${item#*:}
+        case "$reason" in
+        ContainerCreating | PodInitializing) text+="$container is being made$(last_warning "$pod")" ;;
+        ErrImagePull | ImagePullBackOff | ErrImageNeverPull | InvalidImageName)
+            text+="the image of $container cannot be had ($reason)$(last_warning "$pod")"
+            ;;
+        CrashLoopBackOff | Error | Completed | OOMKilled | RunContainerError)
+            text+="$container ends ($reason); its last line: $(last_line "$pod" "$container")"
+            ;;
+        Starting) text+="$container runs, not ready yet" ;;
+        *) text+="$container: $reason$(last_warning "$pod")" ;;
+        esac
+        text+="; "
+    done
+    echo "${text%; }"
+}
+
+last_line() {
+    local line
+    line=$(kn logs "$1" -c "$2" --previous --tail=1 2>/dev/null) || line=""
+    [[ -n $line ]] || line=$(kn logs "$1" -c "$2" --tail=1 2>/dev/null) || line="(no log)"
+    echo "${line:-(no log)}"
+}
+
+# The pod's newest warning, behind a comma.
+last_warning() {
+    local text
+    text=$(kn get events --field-selector "involvedObject.name=$1,type=Warning" --sort-by=.lastTimestamp \
+        -o go-template='{{range .items}}{{.message}}{{"\n"}}{{end}}' 2>/dev/null | tail -n 1) || text=""
+    [[ -z $text ]] || echo ", $text"
+}
+
+# "newest seen wanted updated available all" of the controller and of the node plugin.
+# Fields that Kubernetes leaves out are 0.
+deployment_state() {
+    kn get deployment "$DEPLOYMENT" -o jsonpath='{.metadata.generation}|{.status.observedGeneration}|{.spec.replicas}|{.status.updatedReplicas}|{.status.availableReplicas}|{.status.replicas}'
+}
+daemonset_state() {
+    kn get daemonset "$DAEMONSET" -o jsonpath='{.metadata.generation}|{.status.observedGeneration}|{.status.desiredNumberScheduled}|{.status.updatedNumberScheduled}|{.status.numberAvailable}|{.status.desiredNumberScheduled}'
+}
+
+# Says how far one of the two is, and gives 0 when it is there.
+rolled_out() {
+    local what=$1 state newest seen wanted updated available all label why
+    case "$what" in
+    controller) state=$(deployment_state) label=app=$DEPLOYMENT ;;
+    *) state=$(daemonset_state) label=app=$DAEMONSET ;;
+    esac || return 1
+    IFS='|' read -r newest seen wanted updated available all <<<"$state"
+    if [[ $newest = "$seen" && ${updated:-0} = "$wanted" && ${available:-0} = "$wanted" && ${all:-0} = "$wanted" ]]; then
+        say "$what: all $wanted pods are ready"
+        return 0
+    fi
+    why=$(pods_not_ready "$label") || why=""
+    show_once "$what: ${available:-0} of $wanted ready, ${updated:-0} up to date${why:+$'\n'$why}"
+    return 1
+}
+
+# A state is shown when it differs from the last one that was.
+SHOWN=""
+show_once() {
+    [[ $1 != "$SHOWN" ]] || return 0
+    SHOWN=$1
+    printf '%s\n' "$1" | sed -e 's/^/   /' -e '2,$s/^/     /'
+}

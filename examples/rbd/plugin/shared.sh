@@ -1,0 +1,174 @@
+# shellcheck shell=bash
+# What the scripts beside this folder share: their settings, their messages, kubectl with
+# time limits, and the manifests as they are applied.
+#
+# What a reader gets wrong: only bash 3.2, sed and kubectl are taken for granted here, for
+# people deploy from their own machine, which may be no Linux: no jq, no timeout, no mapfile.
+set -euo pipefail
+
+EXAMPLES=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+MANIFESTS=${MANIFESTS:-$EXAMPLES/../../deploy/rbd/kubernetes}
+MANIFESTS=$(cd "$MANIFESTS" 2>/dev/null && pwd || echo "$MANIFESTS")
+
+KUBECTL=${KUBECTL:-kubectl}
+NAMESPACE=${NAMESPACE:-default}
+DRIVER_NAME=${DRIVER_NAME:-rbd.csi.ceph.com}
+KUBELET_DIR=${KUBELET_DIR:-/var/lib/kubelet}
+IMAGE=${IMAGE:-}
+TIMEOUT=${TIMEOUT:-300}
+
+# Not all scripts use all of these names.
+# shellcheck disable=SC2034
+{
+    # ceph-csi's names of the objects, which are ours.
+    DEPLOYMENT=csi-rbdplugin-provisioner
+    DAEMONSET=csi-rbdplugin
+    CONTAINER=csi-rbdplugin
+    CONFIG_MAP=ceph-csi-config
+    CEPH_CONF_MAP=ceph-config
+    # On config maps that plugin-deploy.sh has made, so that plugin-teardown.sh removes no others.
+    MADE_BY=rbd-csi.made-by
+}
+# Where the image stands in the manifests; a version follows.
+OWN_IMAGE=quay.io/rbd-csi/rbd-csi
+
+shared_options_help() {
+    cat <<'TEXT'
+  --namespace NAME      where the driver runs (NAMESPACE, default)
+  --driver-name NAME    the name of the CSI driver (DRIVER_NAME, rbd.csi.ceph.com)
+  --kubelet-dir PATH    the kubelet's folder on the nodes (KUBELET_DIR, /var/lib/kubelet)
+  --image IMAGE         the driver's image (IMAGE, the manifests')
+  --kubectl COMMAND     kubectl, with arguments if need be (KUBECTL, kubectl)
+  --timeout SECONDS     how long to wait for one thing (TIMEOUT, 300)
+  --help                this text
+TEXT
+}
+
+# Takes the options that all scripts have. Gives 1 for others.
+shared_option() {
+    case "$1" in
+    --namespace | --driver-name | --kubelet-dir | --image | --kubectl | --timeout)
+        [[ -n ${2-} ]] || usage_error "$1 needs a value"
+        ;;
+    --help | -h)
+        usage
+        exit 0
+        ;;
+    *) return 1 ;;
+    esac
+    case "$1" in
+    --namespace) NAMESPACE=$2 ;;
+    --driver-name) DRIVER_NAME=$2 ;;
+    --kubelet-dir) KUBELET_DIR=$2 ;;
+    --image) IMAGE=$2 ;;
+    --kubectl) KUBECTL=$2 ;;
+    --timeout) TIMEOUT=$2 ;;
+    esac
+}
+
+# Splits --name=value, so that options need one form only. Sets ARGUMENTS.
+split_options() {
+    local argument
+    ARGUMENTS=()
+    for argument in "$@"; do
+        case "$argument" in
+        --*=*) ARGUMENTS+=("${argument%%=*}" "${argument#*=}") ;;
+        *) ARGUMENTS+=("$argument") ;;
+        esac
+    done
+}
+
+# They end up in manifests by sed, in names and in scripts on the nodes.
+check_settings() {
+    local name='^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$' path='^/[-A-Za-z0-9_./]*[-A-Za-z0-9_]$'
+    local image='^[-A-Za-z0-9_./:@]*$'
+    [[ $NAMESPACE =~ $name ]] || usage_error "'$NAMESPACE' is no name of a namespace"
+    [[ $DRIVER_NAME =~ $name && ${#DRIVER_NAME} -le 63 ]] || usage_error "'$DRIVER_NAME' is no name of a CSI driver"
+    [[ $KUBELET_DIR =~ $path ]] || usage_error "'$KUBELET_DIR' is no absolute path of a folder"
+    [[ $IMAGE =~ $image ]] || usage_error "'$IMAGE' is no name of an image"
+    [[ $TIMEOUT =~ ^[1-9][0-9]{0,4}$ ]] || usage_error "'$TIMEOUT' is no number of seconds"
+    read -ra KUBECTL_WORDS <<<"$KUBECTL"
+}
+
+heading() { printf '\n== %s\n' "$*"; }
+say() { printf '   %s\n' "$*"; }
+# What to do about it stands in further lines.
+die() {
+    {
+        printf '\n%s: %s\n' "$(basename "$0")" "$1"
+        shift
+        [[ $# = 0 ]] || printf '  %s\n' "$@"
+    } >&2
+    exit 1
+}
+usage_error() {
+    printf '%s: %s (--help shows what there is)\n' "$(basename "$0")" "$1" >&2
+    exit 2
+}
+
+# For questions and changes: none of them may hang on a silent API server.
+k() { "${KUBECTL_WORDS[@]}" --request-timeout=30s "$@"; }
+# The same in the driver's namespace.
+kn() { k --namespace "$NAMESPACE" "$@"; }
+# For what runs in pods. Never waits for the terminal.
+in_pod() {
+    local pod=$1 container=$2
+    shift 2
+    "${KUBECTL_WORDS[@]}" --namespace "$NAMESPACE" exec -i "$pod" -c "$container" -- "$@"
+}
+
+# The one place where settings get into manifests: reads one, writes it as it is applied.
+substitute() {
+    sed -E \
+        -e "s|^( *(- )?namespace:) default$|\1 $NAMESPACE|" \
+        -e "s|rbd\.csi\.ceph\.com|$DRIVER_NAME|g" \
+        -e "s|/var/lib/kubelet|$KUBELET_DIR|g" \
+        ${IMAGE:+-e "s#(image: *\"?)${OWN_IMAGE//./\\.}:[^\" ]*#\1$IMAGE#"}
+}
+
+# The manifests' files that belong to this cluster, one a line. The config map is the
+# user's; a ServiceMonitor is of use only where the Prometheus operator runs.
+manifest_files() {
+    local file monitors=""
+    k get customresourcedefinition servicemonitors.monitoring.coreos.com -o name >/dev/null 2>&1 && monitors=yes
+    for file in "$MANIFESTS"/*.yaml; do
+        [[ -e $file ]] || die "there are no manifests in $MANIFESTS" "run this script from a whole checkout"
+        [[ $file != */csi-config-map.yaml ]] || continue
+        [[ -n $monitors ]] || ! grep -q '^kind: ServiceMonitor$' "$file" || continue
+        echo "$file"
+    done
+}
+
+# All of them as one stream.
+manifests() {
+    local file
+    manifest_files | while read -r file; do
+        echo "---"
+        substitute <"$file"
+    done
+}
+
+# The image that the driver will have.
+image() {
+    [[ -z $IMAGE ]] || { echo "$IMAGE" && return; }
+    sed -nE "s#.*image: *\"?(${OWN_IMAGE//./\\.}:[^\" ]*).*#\1#p" "$MANIFESTS"/csi-rbdplugin.yaml | head -n 1
+}
+
+# Tries a command each two seconds until it says yes or the time is over.
+wait_until() {
+    local limit=$1 end
+    shift
+    end=$((SECONDS + limit))
+    until "$@"; do
+        ((SECONDS < end)) || return 1
+        sleep 2
+    done
+}
+
+# Calls a function when the script ends, however it ends.
+ENDS=()
+at_end() {
+    ENDS+=("$1")
+    trap 'for end in "${ENDS[@]}"; do "$end"; done' EXIT
+    trap 'exit 130' INT TERM
+}
