@@ -21,6 +21,8 @@ source "$HERE/plugin/config.sh"
 source "$HERE/plugin/nodes.sh"
 # shellcheck source=examples/rbd/plugin/pods.sh
 source "$HERE/plugin/pods.sh"
+# shellcheck source=examples/rbd/plugin/objects.sh
+source "$HERE/plugin/objects.sh"
 # shellcheck source=examples/rbd/plugin/checks.sh
 source "$HERE/plugin/checks.sh"
 # shellcheck source=examples/rbd/plugin/check-nodes.sh
@@ -82,19 +84,13 @@ look_first() {
     ((FAULTS == 0)) || die "$FAULTS check(s) failed; nothing was changed" "Run this script again when what is said above is done."
 }
 
-apply_config() {
-    if [[ -n $CONFIG ]]; then
-        apply_map "$CONFIG_MAP" "$CONFIG"
-    fi
-    [[ -n $(kn get configmap "$CEPH_CONF_MAP" --ignore-not-found -o name) ]] || apply_map "$CEPH_CONF_MAP" "$EXAMPLES/ceph-conf.yaml"
-}
-
 # A map that is not there yet gets a label, by which plugin-teardown.sh knows it as ours.
-apply_map() {
-    local name=$1 file=$2 existed
-    existed=$(kn get configmap "$name" --ignore-not-found -o name)
-    substitute <"$file" | kn apply -f - | sed 's/^/   /'
-    [[ -n $existed ]] || kn label configmap "$name" "$MADE_BY=plugin-deploy" >/dev/null
+apply_config() {
+    local existed
+    [[ -n $CONFIG ]] || return 0
+    existed=$(kn get configmap "$CONFIG_MAP" --ignore-not-found -o name)
+    substitute <"$CONFIG" | kn apply -f - | sed 's/^/   /'
+    [[ -n $existed ]] || kn label configmap "$CONFIG_MAP" "$MADE_BY=plugin-deploy" >/dev/null
 }
 
 # Object by object, since only what exists can be replaced.

@@ -114,9 +114,7 @@ check_clusters() {
 # Whose the objects are that stand where ours will, and whether another place has the driver.
 check_others() {
     local found elsewhere owner
-    elsewhere=$(k get daemonsets --all-namespaces -o go-template='{{range .items}}{{$d := .}}{{range .spec.template.spec.containers}}{{range .args}}{{/*
-        */}}{{if eq . "--drivername='"$DRIVER_NAME"'"}}{{$d.metadata.namespace}}/{{$d.metadata.name}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}' |
-        grep -vx "$NAMESPACE/$DAEMONSET" | sort -u) || elsewhere=""
+    elsewhere=$(runs_elsewhere)
     if [[ -n $elsewhere ]]; then
         fault "driver $DRIVER_NAME runs already, from DaemonSet ${elsewhere//$'\n'/, }: two on a node would fight over its socket" \
             "update that one, remove it first, or deploy under another name (--driver-name)"
@@ -142,21 +140,6 @@ check_others() {
     [[ -n $REPLACE ]] || further "To replace it: --replace"
 }
 
-object_owner() {
-    kn get daemonset "$DAEMONSET" --ignore-not-found -o go-template='{{with .metadata.annotations}}{{with index . "meta.helm.sh/release-name"}}Helm release {{.}}{{end}}{{end}}{{/*
-        */}}{{range .metadata.ownerReferences}}{{.kind}} {{.name}}{{end}}'
-}
-
-# "deployment/NAME CONTAINER IMAGE" of what stands there and is not this driver.
-foreign_containers() {
-    local kind name
-    for kind in deployment daemonset; do
-        name=$DEPLOYMENT
-        [[ $kind = deployment ]] || name=$DAEMONSET
-        kn get "$kind" "$name" --ignore-not-found -o go-template='{{range .spec.template.spec.containers}}'"$kind/$name"' {{.name}} {{.image}}{{"\n"}}{{end}}'
-    done | awk -v own="$(image)" '{ all = all $0 "\n" } $2 == "csi-rbdplugin" && ($3 == own || $3 ~ /rbd-csi/) { ours = 1 } END { if (!ours) printf "%s", all }'
-}
-
 # Volumes of this driver's name that it would refuse to stage.
 check_volumes() {
     local unserved total
@@ -173,20 +156,4 @@ check_volumes() {
         further "Under this driver their pods can neither start nor end; nothing would be done to the data." \
             "Move them to other volumes or wait for a version with that feature. --force deploys all the same."
     fi
-}
-
-unserved_volumes() {
-    k get persistentvolumes -o go-template='{{range .items}}{{$n := .metadata.name}}{{$c := .spec.claimRef}}{{/*
-        */}}{{with .spec.csi}}{{if eq .driver "'"$DRIVER_NAME"'"}}{{$n}} {{.volumeHandle}} {{/*
-        */}}{{with .volumeAttributes}}{{or .encrypted "-"}} {{or .mounter "-"}} {{or .migration "-"}}{{else}}- - -{{end}}{{/*
-        */}} {{with $c}}{{.namespace}}/{{.name}}{{else}}-{{end}}{{"\n"}}{{end}}{{end}}{{/*
-        */}}{{$a := .metadata.annotations}}{{with .spec.rbd}}{{with $a}}{{if eq (or (index . "pv.kubernetes.io/migrated-to") "-") "'"$DRIVER_NAME"'"}}{{/*
-        */}}{{$n}} mig_intree - - true {{with $c}}{{.namespace}}/{{.name}}{{else}}-{{end}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}' |
-        awk '{
-            why = ""
-            if (tolower($3) == "true") why = "encrypted"
-            if (tolower($4) == "rbd-nbd") why = "mapped with rbd-nbd"
-            if (tolower($5) == "true" || $2 ~ /^mig_/) why = "of the in-tree driver"
-            if (why != "") print $1 " (" why "), claim " $6
-        }'
 }

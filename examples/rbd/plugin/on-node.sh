@@ -1,20 +1,24 @@
 # shellcheck shell=bash
 # Runs inside a pod on a node, by `kubectl exec … bash -s -- COMMAND … <on-node.sh`, with
-# what the driver's image has. plugin-deploy.sh's part: what the node must have.
+# what the driver's image has.
 #
-# What a reader gets wrong: it runs without rights of its own and changes nothing; so the
-# module is only looked for, and loaded by the driver when it starts.
+#   look KUBELET_DIR [HOST PORT]…   what the node must have, for plugin-deploy.sh
+#   residue KUBELET_DIR DRIVER      what the driver left on it, for plugin-teardown.sh
+#   purge KUBELET_DIR DRIVER        takes that away
+#   sweep KUBELET_DIR DRIVER        the driver's own folders, when it is gone itself
+#
+# What a reader gets wrong: nothing is found by an image's name. Another driver, or a
+# person, may have mapped images on this node; what is ours is said by the kubelet's
+# vol_data.json, by the stash in the staging folder, and by what is mounted there.
 set -u
 
-# look KUBELET_DIR [HOST PORT]…: a line for each thing, "ok THING" or "bad THING: why".
 look() {
     look_for_module
-    if [ -d "$1/plugins_registry" ]; then
-        echo "ok the kubelet's folder is $1"
+    if [ -d "$KUBELET/plugins_registry" ]; then
+        echo "ok the kubelet's folder is $KUBELET"
     else
-        echo "bad there is no $1/plugins_registry here: the kubelet's folder is another (--kubelet-dir)"
+        echo "bad there is no $KUBELET/plugins_registry here: the kubelet's folder is another (--kubelet-dir)"
     fi
-    shift
     while [ $# -ge 2 ]; do
         look_for_monitor "$1" "$2" &
         shift 2
@@ -47,6 +51,145 @@ look_for_monitor() {
     fi
 }
 
-case "$1" in
-look) "$@" ;;
+# A field of the one-line JSON that kubelet and driver write.
+field() { sed -nE "s/.*\"$2\": *\"([^\"]*)\".*/\1/p" "$1" 2>/dev/null | head -n 1; }
+
+is_ours() { [ "$(field "$1" driverName)" = "$DRIVER" ]; }
+
+# Folders of volumes that the kubelet has, or had, staged for this driver.
+staging_folders() {
+    local folder data name
+    for folder in "$KUBELET"/plugins/kubernetes.io/csi/"$DRIVER"/*/; do
+        [ -d "$folder" ] && echo "${folder%/}"
+    done
+    # Block volumes of all drivers stand side by side.
+    for data in "$KUBELET"/plugins/kubernetes.io/csi/volumeDevices/*/data/vol_data.json; do
+        is_ours "$data" || continue
+        name=${data%/data/vol_data.json}
+        name=${name##*/}
+        for folder in staging/"$name" publish/"$name" "$name"; do
+            folder=$KUBELET/plugins/kubernetes.io/csi/volumeDevices/$folder
+            [ -d "$folder" ] && echo "$folder"
+        done
+    done
+}
+
+# Folders of volumes in pods' folders.
+pod_folders() {
+    local data
+    for data in "$KUBELET"/pods/*/volumes/kubernetes.io~csi/*/vol_data.json; do
+        is_ours "$data" && echo "${data%/vol_data.json}"
+    done
+}
+
+# Mount points at or below a folder, the deepest first.
+mounts_below() {
+    local below=$1
+    awk -v below="$below" '$5 == below || index($5, below "/") == 1 { print $5 }' /proc/self/mountinfo | sort -r
+}
+
+# The numbers of the rbd devices that a folder stands for: what is mounted there, a file
+# system or a device's file, and what the stash names.
+devices_of() {
+    local folder=$1 stash device
+    awk -v below="$folder" '$5 == below || index($5, below "/") == 1' /proc/self/mountinfo |
+        sed -nE 's#.*[ /]rbd([0-9]+)(p[0-9]+)? .*#\1#p'
+    for stash in "$folder"/image-meta.json "$folder"/globalmount/image-meta.json; do
+        [ -e "$stash" ] || continue
+        for device in /sys/bus/rbd/devices/*; do
+            ! is_stashed "$device" "$stash" || echo "${device##*/}"
+        done
+    done
+}
+
+# Pools and images of two clusters may have the same names; ceph-csi notes no fsid.
+is_stashed() {
+    local device=$1 stash=$2 pair fsid
+    for pair in name:image pool:pool pool_ns:radosNamespace; do
+        [ "$(cat "$device/${pair%:*}" 2>/dev/null)" = "$(field "$stash" "${pair#*:}")" ] || return 1
+    done
+    fsid=$(field "$stash" fsid)
+    [ -z "$fsid" ] || [ "$(cat "$device/cluster_fsid" 2>/dev/null)" = "$fsid" ]
+}
+
+image_of() {
+    local device=/sys/bus/rbd/devices/$1 space
+    space=$(cat "$device/pool_ns" 2>/dev/null)
+    echo "$(cat "$device/pool" 2>/dev/null)/${space:+$space/}$(cat "$device/name" 2>/dev/null)"
+}
+
+# A line for each thing; nothing when the node is clean.
+residue() {
+    local folder device
+    { pod_folders && staging_folders; } | while read -r folder; do
+        echo "folder $folder"
+        mounts_below "$folder" | sed 's/^/mount  /'
+        for device in $(devices_of "$folder" | sort -un); do
+            echo "device /dev/rbd$device, image $(image_of "$device")"
+        done
+    done | awk '!seen[$0]++'
+}
+
+# Steps for each folder, pods' first: 1 remember its devices, 2 umount, 3 unmap, 4 remove
+# what is empty by then and the notes in it. Whatever does not go is said, and stays.
+purge() {
+    local folder mount device devices
+    { pod_folders && staging_folders; } >/tmp/rbd-csi-folders.$$
+    devices=$(while read -r folder; do devices_of "$folder"; done </tmp/rbd-csi-folders.$$ | sort -un)
+    while read -r folder; do
+        for mount in $(mounts_below "$folder"); do
+            timeout 30 umount "$mount" && echo "umounted $mount"
+        done
+    done </tmp/rbd-csi-folders.$$
+    for device in $devices; do unmap "$device"; done
+    while read -r folder; do remove_folder "$folder"; done </tmp/rbd-csi-folders.$$
+    rm -f /tmp/rbd-csi-folders.$$
+}
+
+unmap() {
+    local image door=/sys/bus/rbd/remove_single_major
+    [ -d "/sys/bus/rbd/devices/$1" ] || return 0
+    image=$(image_of "$1")
+    [ -e "$door" ] || door=/sys/bus/rbd/remove
+    # The kernel refuses while somebody has it open; then it stays.
+    if (echo "$1" >"$door") 2>/dev/null; then
+        echo "unmapped /dev/rbd$1, image $image"
+    else
+        echo "/dev/rbd$1 (image $image) is still in use here: not unmapped"
+    fi
+}
+
+# Files that kubelet and driver are known to write there, and then empty folders only: a
+# mount that is still there must not be emptied.
+remove_folder() {
+    [ -z "$(mounts_below "$1")" ] || return 0
+    find "$1" -xdev -type f \( -name vol_data.json -o -name image-meta.json \) -delete 2>/dev/null
+    # The file on which a block volume's device is mounted, and the kubelet's links to it.
+    case "$1" in
+    */volumeDevices/*) find "$1" -xdev \( -type f -size 0 -o -type l \) -delete 2>/dev/null ;;
+    esac
+    find "$1" -xdev -depth -type d -empty -delete 2>/dev/null
+    [ -e "$1" ] || echo "removed $1"
+}
+
+# After the pods have ended: sockets, and folders if they are empty.
+sweep() {
+    local path
+    rm -f "$KUBELET/plugins/$DRIVER"/*.sock "$KUBELET/plugins_registry/$DRIVER-reg.sock"
+    for path in "$KUBELET/plugins/$DRIVER" "$KUBELET/plugins/kubernetes.io/csi/$DRIVER"; do
+        [ -d "$path" ] || continue
+        rmdir "$path" 2>/dev/null && echo "removed $path" && continue
+        echo "left $path: $(find "$path" -mindepth 1 | head -n 3 | tr '\n' ' ')"
+    done
+    residue | sed 's/^/left /'
+}
+
+COMMAND=$1 KUBELET=$2
+shift 2
+case "$COMMAND" in
+look) look "$@" ;;
+residue | purge | sweep)
+    DRIVER=$1
+    "$COMMAND"
+    ;;
 esac

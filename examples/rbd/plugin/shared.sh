@@ -25,8 +25,7 @@ TIMEOUT=${TIMEOUT:-300}
     DAEMONSET=csi-rbdplugin
     CONTAINER=csi-rbdplugin
     CONFIG_MAP=ceph-csi-config
-    CEPH_CONF_MAP=ceph-config
-    # On config maps that plugin-deploy.sh has made, so that plugin-teardown.sh removes no others.
+    # On the config map when plugin-deploy.sh has made it, so that plugin-teardown.sh removes no other.
     MADE_BY=rbd-csi.made-by
 }
 # Where the image stands in the manifests; a version follows.
@@ -126,23 +125,12 @@ substitute() {
         ${IMAGE:+-e "s#(image: *\"?)${OWN_IMAGE//./\\.}:[^\" ]*#\1$IMAGE#"}
 }
 
-# The manifests' files that belong to this cluster, one a line. The config map is the
-# user's; a ServiceMonitor is of use only where the Prometheus operator runs.
-manifest_files() {
-    local file monitors=""
-    k get customresourcedefinition servicemonitors.monitoring.coreos.com -o name >/dev/null 2>&1 && monitors=yes
+# All manifests as one stream, but for the config map, which is the user's.
+manifests() {
+    local file
     for file in "$MANIFESTS"/*.yaml; do
         [[ -e $file ]] || die "there are no manifests in $MANIFESTS" "run this script from a whole checkout"
         [[ $file != */csi-config-map.yaml ]] || continue
-        [[ -n $monitors ]] || ! grep -q '^kind: ServiceMonitor$' "$file" || continue
-        echo "$file"
-    done
-}
-
-# All of them as one stream.
-manifests() {
-    local file
-    manifest_files | while read -r file; do
         echo "---"
         substitute <"$file"
     done

@@ -1,0 +1,174 @@
+#!/usr/bin/env bash
+# shellcheck disable=SC2016,SC2034  # go templates have dollar signs; residue.sh reads PURGE
+# Removes what plugin-deploy.sh deployed, when nobody uses it any more, and leaves cluster
+# and nodes as they were before.
+#
+# This file is the order of the steps; what they do is in plugin/:
+#   objects.sh   volumes, attachments and pods that use the driver
+#   residue.sh   what is left on nodes; on-node.sh looks for it there
+#
+# What a reader gets wrong: Ceph is never touched. Pools are shared, and an image without
+# a PersistentVolume may be another cluster's; so commands to look with are printed.
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=examples/rbd/plugin/shared.sh
+source "$HERE/plugin/shared.sh"
+# shellcheck source=examples/rbd/plugin/objects.sh
+source "$HERE/plugin/objects.sh"
+# shellcheck source=examples/rbd/plugin/nodes.sh
+source "$HERE/plugin/nodes.sh"
+# shellcheck source=examples/rbd/plugin/pods.sh
+source "$HERE/plugin/pods.sh"
+# shellcheck source=examples/rbd/plugin/residue.sh
+source "$HERE/plugin/residue.sh"
+
+usage() {
+    cat <<'TEXT'
+usage: plugin-teardown.sh [OPTIONS]
+
+Removes the driver. Refuses while its volumes are in use, and names them. Never touches Ceph.
+Can be run again when it stopped half-way.
+
+  --keep-volumes        remove the driver although PersistentVolumes and claims are left;
+                        they wait for a driver of the same name
+  --purge-node-residue  umount and unmap volumes on nodes that no pod uses
+  --keep-node-residue   leave those as they are
+TEXT
+    shared_options_help
+}
+
+KEEP_VOLUMES="" PURGE="" KEEP_RESIDUE=""
+
+read_options() {
+    split_options "$@"
+    set -- ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
+    while (($#)); do
+        case "$1" in
+        --keep-volumes) KEEP_VOLUMES=yes && shift ;;
+        --purge-node-residue) PURGE=yes && shift ;;
+        --keep-node-residue) KEEP_RESIDUE=yes && shift ;;
+        *) if shared_option "$@"; then shift 2; else usage_error "unknown argument '$1'"; fi ;;
+        esac
+    done
+    check_settings
+}
+
+# What stands there must be what plugin-deploy.sh makes, and this user must be able to end it.
+refuse_what_is_not_ours() {
+    local said
+    said=$(k get --raw /version 2>&1) || die "kubectl does not reach a cluster: $said"
+    said=$(object_owner)
+    [[ -z $said ]] || die "$NAMESPACE/$DAEMONSET belongs to $said" "remove it there"
+    said=$(runs_elsewhere)
+    [[ -z $said ]] || die "$DRIVER_NAME runs from another place, too: ${said//$'\n'/, }" "name it: --namespace"
+    said=$(foreign_containers)
+    [[ -z $said ]] || die "what is deployed here is another driver:" "$said" "remove it with what deployed it"
+    for said in "delete daemonsets.apps" "delete deployments.apps" "delete csidrivers.storage.k8s.io" \
+        "delete clusterroles.rbac.authorization.k8s.io" "create pods" "create pods --subresource=exec"; do
+        # Not quoted: a verb, a resource and perhaps a flag.
+        # shellcheck disable=SC2086
+        kn auth can-i $said >/dev/null || die "you may not $said" "removing a storage driver takes an administrator of the cluster"
+    done
+}
+
+# Steps: 1 pods, which only their owner may end; 2 attachments, which follow their pods
+# within seconds; 3 volumes and claims, which would be left to nobody.
+refuse_while_used() {
+    local used
+    used=$(users)
+    [[ -z $used ]] || die "these pods use volumes of $DRIVER_NAME; nothing was removed" \
+        "$(awk '{ printf "%s pod %s on %s: claim %s, volume %s", (NR > 1 ? "\n " : ""), $1, $2, $3, $4 }' <<<"$used")" \
+        "" "Delete them, or what makes them, and run this script again."
+    if ! wait_until 60 attachments_gone; then
+        [[ -n $PURGE ]] || die "volumes are still attached, though no pod uses them; nothing was removed" \
+            "$(attachments | awk '{ printf "%s volume %s on %s (%s)", (NR > 1 ? "\n " : ""), $1, $2, $3 }')" \
+            "Is the node dead, or the controller not running? --purge-node-residue deletes the attachments."
+        attachments | awk '{ print $3 }' | xargs "${KUBECTL_WORDS[@]}" delete volumeattachments --wait=true --timeout=60s
+    fi
+    wait_until 60 deletions_done || true
+    refuse_volumes_left
+}
+
+refuse_volumes_left() {
+    local left
+    left=$(volumes | awk '{ printf "volume %s (%s, %s), claim %s\n", $1, $2, $3, $4 }' && waiting_claims | sed 's/^/waiting claim /')
+    if [[ -z $left ]]; then
+        say "no pod, attachment, volume or claim"
+    elif [[ -n $KEEP_VOLUMES ]]; then
+        say "no pod and no attachment; these wait for a driver of this name (--keep-volumes):"
+        show "$left"
+    else
+        die "volumes are left; nothing was removed" "${left//$'\n'/$'\n'  }" \
+            "Delete claims whose data is not needed, and after them volumes with the policy Retain." \
+            "--keep-volumes removes the driver all the same: they wait for one of this name."
+    fi
+}
+
+attachments_gone() {
+    local left
+    left=$(attachments) || return 1
+    [[ -n $left ]] || return 0
+    show_once "waiting for $(wc -l <<<"$left" | tr -d ' ') attachment(s) to end"
+    return 1
+}
+
+# Kubernetes deletes a volume some seconds after its claim.
+deletions_done() {
+    local left
+    left=$(volumes | grep -c ' Released Delete ') || return 0
+    show_once "waiting for $left volume(s) to be deleted"
+    return 1
+}
+
+# Steps: 1 the pods, so that their sockets and leases are given back in order; 2 the other
+# objects; 3 what others have made for the driver: leases, by the sidecars.
+remove_objects() {
+    local lease name=${DRIVER_NAME//./-}
+    kn delete "deployment/$DEPLOYMENT" "daemonset/$DAEMONSET" --ignore-not-found --timeout=30s | sed 's/^/   /'
+    wait_until "$TIMEOUT" pods_gone || die "the driver's pods do not end" "$KUBECTL -n $NAMESPACE get pods -o wide" \
+        "Run this script again when they have."
+    manifests | k delete --ignore-not-found -f - | sed 's/^/   /'
+    kn delete configmaps -l "$MADE_BY=plugin-deploy" | { grep -v 'No resources' || true; } | sed 's/^/   /'
+    for lease in "$name" "external-attacher-leader-$name" "external-snapshotter-leader-$name" "external-resizer-$name"; do
+        kn delete lease "$lease" --ignore-not-found | sed 's/^/   /'
+    done
+}
+
+pods_gone() {
+    local left
+    left=$(kn get pods -l "app in ($DAEMONSET,$DEPLOYMENT)" -o name) || return 1
+    [[ -n $left ]] || return 0
+    show_once "waiting for $(wc -l <<<"$left" | tr -d ' ') pod(s) to end"
+    return 1
+}
+
+about_ceph() {
+    local pool
+    heading "Ceph was not touched. To look at what is there:"
+    for pool in ${1:-POOL}; do
+        say "rados -p $pool listomapvals csi.volumes.default   # which claim has which volume"
+        say "rbd -p $pool ls | grep csi-vol-                   # the images"
+        say "rbd -p $pool trash ls                             # deleted, not purged yet"
+    done
+}
+
+main() {
+    local pools
+    read_options "$@"
+    heading "Who uses the driver $DRIVER_NAME"
+    refuse_what_is_not_ours
+    refuse_while_used
+    pools=$(pools)
+    use_running_image
+    heading "What is left on the nodes"
+    clear_residue
+    lookers_end
+    heading "Removing"
+    remove_objects
+    heading "The driver's folders on the nodes"
+    sweep_nodes || die "the driver is removed, and the lines with 'left' show what stayed on nodes" \
+        "Run this script again with --purge-node-residue, or see to it by hand."
+    about_ceph "$pools"
+    heading "The driver $DRIVER_NAME is removed"
+}
+
+main "$@"
