@@ -60,6 +60,8 @@ refuse_what_is_not_ours() {
     [[ -z $said ]] || die "$NAMESPACE/$DAEMONSET belongs to $said" "remove it there"
     said=$(runs_elsewhere)
     [[ -z $said ]] || die "$DRIVER_NAME runs from another place, too: ${said//$'\n'/, }" "name it: --namespace"
+    said=$(bound_elsewhere)
+    [[ -z $said ]] || die "the driver's ClusterRoleBindings are for namespace ${said//$'\n'/, }" "name it: --namespace"
     said=$(foreign_containers)
     [[ -z $said ]] || die "what is deployed here is another driver:" "$said" "remove it with what deployed it"
     for said in "delete daemonsets.apps" "delete deployments.apps" "delete csidrivers.storage.k8s.io" \

@@ -113,12 +113,15 @@ check_clusters() {
 
 # Whose the objects are that stand where ours will, and whether another place has the driver.
 check_others() {
-    local found elsewhere owner
+    local found elsewhere bound owner
     elsewhere=$(runs_elsewhere)
     if [[ -n $elsewhere ]]; then
         fault "driver $DRIVER_NAME runs already, from DaemonSet ${elsewhere//$'\n'/, }: two on a node would fight over its socket" \
             "update that one, remove it first, or deploy under another name (--driver-name)"
     fi
+    bound=$(bound_elsewhere)
+    [[ -z $bound ]] || fault "the ClusterRoleBindings of our names belong to a driver in namespace ${bound//$'\n'/, }" \
+        "deploy there (--namespace), delete them if that driver is gone, or use the Helm chart with fullnameOverride"
     owner=$(object_owner)
     if [[ -n $owner ]]; then
         fault "$NAMESPACE/$DAEMONSET belongs to $owner, which would take its objects back" "change the image there instead"
@@ -126,7 +129,7 @@ check_others() {
     fi
     found=$(foreign_containers)
     if [[ -z $found ]]; then
-        [[ -n $elsewhere ]] || ok "no other driver stands in the way"
+        [[ -n $elsewhere$bound ]] || ok "no other driver stands in the way"
         return
     fi
     if [[ -n $REPLACE ]]; then

@@ -12,6 +12,14 @@ runs_elsewhere() {
         { grep -vx "$NAMESPACE/$DAEMONSET" || true; } | sort -u
 }
 
+# Namespaces other than ours for which the cluster roles of our names are bound: manifests
+# applied here would take them away there.
+bound_elsewhere() {
+    kn get clusterrolebindings rbd-csi-nodeplugin rbd-csi-provisioner-role --ignore-not-found \
+        -o go-template='{{if .items}}{{range .items}}{{range .subjects}}{{.namespace}}{{"\n"}}{{end}}{{end}}{{else}}{{range .subjects}}{{.namespace}}{{"\n"}}{{end}}{{end}}' |
+        { grep -vx "$NAMESPACE" || true; } | sort -u
+}
+
 # Who made the DaemonSet and would make it again: a Helm release, an operator.
 object_owner() {
     kn get daemonset "$DAEMONSET" --ignore-not-found -o go-template='{{with .metadata.annotations}}{{with index . "meta.helm.sh/release-name"}}Helm release {{.}}{{end}}{{end}}{{/*
