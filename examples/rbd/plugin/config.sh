@@ -19,7 +19,8 @@ json_reduced() {
     local bare='-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?|true|false|null'
     local word="s/(^|[][{}:, ])($bare)([][{}:, ]|\$)/\\1#\\6/g"
     printf '%s' "$1" | tr '\t\r\n' '   ' | sed -E \
-        -e 's/"([^"\\]|\\(["\\\/bfnrt]|u[0-9A-Fa-f]{4}))*"/@/g' \
+        -e 's/"([^"\\]|\\(["\\\/bfnrt]|u[0-9A-Fa-f]{4}))*"/""/g' \
+        -e 's/[@#]/!/g' -e 's/""/@/g' \
         -e "$word" -e "$word" \
         -e 's/ //g' \
         -e ':again' \
@@ -56,7 +57,7 @@ config_clusters() {
 # "[v2:host:port/0,v1:host:port/0]".
 monitor_addresses() {
     local word host port
-    for word in $(printf '%s' "$1" | sed -E 's/\[(v[12]:[^]]*)\]$/\1/; s/,/ /g'); do
+    for word in $(printf '%s' "$1" | sed -E 's/^\[(v[12]:.*)\]$/\1/; s/,/ /g'); do
         word=${word#v[12]:}
         word=${word%/*}
         port=6789
