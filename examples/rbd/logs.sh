@@ -50,6 +50,11 @@ logs_of() {
         "${CONTAINERS[@]}" ${FLAGS[@]+"${FLAGS[@]}"} "$@"
 }
 
+end_jobs() {
+    local job
+    for job in $(jobs -p); do kill "$job" 2>/dev/null || true; done
+}
+
 main() {
     local pod
     read_options "$@"
@@ -59,7 +64,7 @@ main() {
         logs_of "$pod"
         return
     fi
-    trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+    at_end end_jobs
     logs_of -l "app=$DEPLOYMENT" &
     logs_of -l "app=$DAEMONSET" &
     wait

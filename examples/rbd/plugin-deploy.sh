@@ -71,8 +71,9 @@ read_options() {
 look_first() {
     heading "Looking whether the driver can work here (nothing is changed)"
     check_kubectl
-    check_rights
     check_config "$CONFIG"
+    # Without rights the other checks cannot ask.
+    check_rights || stop_if_faulty
     check_others
     check_manifests
     check_volumes
@@ -81,6 +82,10 @@ look_first() {
     elif ((FAULTS == 0)); then
         check_nodes
     fi
+    stop_if_faulty
+}
+
+stop_if_faulty() {
     ((FAULTS == 0)) || die "$FAULTS check(s) failed; nothing was changed" "Run this script again when what is said above is done."
 }
 

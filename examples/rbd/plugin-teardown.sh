@@ -68,7 +68,7 @@ refuse_what_is_not_ours() {
         "delete clusterroles.rbac.authorization.k8s.io" "create pods" "create pods --subresource=exec"; do
         # Not quoted: a verb, a resource and perhaps a flag.
         # shellcheck disable=SC2086
-        kn auth can-i $said >/dev/null || die "you may not $said" "removing a storage driver takes an administrator of the cluster"
+        kn auth can-i $said >/dev/null 2>&1 || die "you may not $said" "removing a storage driver takes an administrator of the cluster"
     done
 }
 
@@ -78,11 +78,11 @@ refuse_while_used() {
     local used
     used=$(users)
     [[ -z $used ]] || die "these pods use volumes of $DRIVER_NAME; nothing was removed" \
-        "$(awk '{ printf "%s pod %s on %s: claim %s, volume %s", (NR > 1 ? "\n " : ""), $1, $2, $3, $4 }' <<<"$used")" \
+        "$(awk '{ printf "%spod %s on %s: claim %s, volume %s", (NR > 1 ? "\n" : ""), $1, $2, $3, $4 }' <<<"$used")" \
         "" "Delete them, or what makes them, and run this script again."
     if ! wait_until 60 attachments_gone; then
         [[ -n $PURGE ]] || die "volumes are still attached, though no pod uses them; nothing was removed" \
-            "$(attachments | awk '{ printf "%s volume %s on %s (%s)", (NR > 1 ? "\n " : ""), $1, $2, $3 }')" \
+            "$(attachments | awk '{ printf "%svolume %s on %s (%s)", (NR > 1 ? "\n" : ""), $1, $2, $3 }')" \
             "Is the node dead, or the controller not running? --purge-node-residue deletes the attachments."
         attachments | awk '{ print $3 }' | xargs "${KUBECTL_WORDS[@]}" delete volumeattachments --wait=true --timeout=60s
     fi
@@ -99,7 +99,7 @@ refuse_volumes_left() {
         say "no pod and no attachment; these wait for a driver of this name (--keep-volumes):"
         show "$left"
     else
-        die "volumes are left; nothing was removed" "${left//$'\n'/$'\n'  }" \
+        die "volumes are left; nothing was removed" "$left" \
             "Delete claims whose data is not needed, and after them volumes with the policy Retain." \
             "--keep-volumes removes the driver all the same: they wait for one of this name."
     fi

@@ -49,6 +49,7 @@ check_rights() {
     done
     if [[ -n $missing ]]; then
         fault "you may not: ${missing%, }" "deploying a storage driver takes an administrator of the cluster"
+        return 1
     else
         ok "you may do what deploying needs"
     fi
@@ -62,6 +63,8 @@ check_manifests() {
     fi
     if said=$(manifests | k apply --dry-run=server -f - 2>&1 >/dev/null); then
         ok "the cluster takes the manifests (a dry run)"
+        # What kubectl says of objects that were not made by apply; they will be replaced.
+        said=$(grep -v last-applied-configuration <<<"$said" || true)
         [[ -z $said ]] || quote "$said"
     else
         fault "the cluster refuses the manifests of $MANIFESTS:"

@@ -93,14 +93,16 @@ heading() { printf '\n== %s\n' "$*"; }
 say() { printf '   %s\n' "$*"; }
 # What to do about it stands in further lines.
 die() {
+    TOLD=yes
     {
         printf '\n%s: %s\n' "$(basename "$0")" "$1"
         shift
-        [[ $# = 0 ]] || printf '  %s\n' "$@"
+        [[ $# = 0 ]] || printf '  %s\n' "${@//$'\n'/$'\n'  }"
     } >&2
     exit 1
 }
 usage_error() {
+    TOLD=yes
     printf '%s: %s (--help shows what there is)\n' "$(basename "$0")" "$1" >&2
     exit 2
 }
@@ -155,8 +157,14 @@ wait_until() {
 
 # Calls a function when the script ends, however it ends.
 ENDS=()
-at_end() {
-    ENDS+=("$1")
-    trap 'for end in "${ENDS[@]}"; do "$end"; done' EXIT
-    trap 'exit 130' INT TERM
+at_end() { ENDS+=("$1"); }
+
+# Whoever ends without a word of its own was stopped by a command that failed.
+TOLD=""
+finish() {
+    local status=$? end
+    for end in ${ENDS[@]+"${ENDS[@]}"}; do "$end"; done
+    [[ $status = 0 || -n $TOLD ]] || printf '\n%s: stopped by the error above; it can be run again\n' "$(basename "$0")" >&2
 }
+trap finish EXIT
+trap 'exit 130' INT TERM
