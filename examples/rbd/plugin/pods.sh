@@ -55,7 +55,7 @@ last_line() {
 last_warning() {
     local text
     text=$(kn get events --field-selector "involvedObject.name=$1,type=Warning" --sort-by=.lastTimestamp \
-        -o go-template='{{range .items}}{{.message}}{{"\n"}}{{end}}' 2>/dev/null | tail -n 1) || text=""
+        -o go-template='{{range .items}}{{.message}}{{"\n"}}{{end}}' 2>/dev/null | grep -v "^Error: " | tail -n 1) || text=""
     [[ -z $text ]] || echo ", $text"
 }
 
