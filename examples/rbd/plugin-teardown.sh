@@ -167,8 +167,7 @@ main() {
     heading "Removing"
     remove_objects
     heading "The driver's folders on the nodes"
-    sweep_nodes || die "the driver is removed, and the lines with 'left' show what stayed on nodes" \
-        "Run this script again with --purge-node-residue, or see to it by hand."
+    sweep_nodes
     about_ceph "$pools"
     heading "The driver $DRIVER_NAME is removed"
 }

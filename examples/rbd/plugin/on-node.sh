@@ -121,7 +121,7 @@ image_of() {
 # A line for each thing; nothing when the node is clean.
 residue() {
     local folder device
-    { pod_folders && staging_folders; } | while read -r folder; do
+    { pod_folders; staging_folders; } | while read -r folder; do
         echo "folder $folder"
         mounts_below "$folder" | sed 's/^/mount  /'
         for device in $(devices_of "$folder" | sort -un); do
@@ -134,7 +134,7 @@ residue() {
 # what is empty by then and the notes in it. Whatever does not go is said, and stays.
 purge() {
     local folder mount device devices
-    { pod_folders && staging_folders; } >/tmp/rbd-csi-folders.$$
+    { pod_folders; staging_folders; } >/tmp/rbd-csi-folders.$$
     devices=$(while read -r folder; do devices_of "$folder"; done </tmp/rbd-csi-folders.$$ | sort -un)
     while read -r folder; do
         for mount in $(mounts_below "$folder"); do
@@ -172,14 +172,18 @@ remove_folder() {
     [ -e "$1" ] || echo "removed $1"
 }
 
-# After the pods have ended: sockets, and folders if they are empty.
+# After the pods have ended: sockets, and folders if they are empty. The kubelet makes those
+# below kubernetes.io when a volume needs them, and leaves them behind.
 sweep() {
-    local path
+    local path csi=$KUBELET/plugins/kubernetes.io/csi
     rm -f "$KUBELET/plugins/$DRIVER"/*.sock "$KUBELET/plugins_registry/$DRIVER-reg.sock"
-    for path in "$KUBELET/plugins/$DRIVER" "$KUBELET/plugins/kubernetes.io/csi/$DRIVER"; do
+    for path in "$KUBELET/plugins/$DRIVER" "$csi/$DRIVER"; do
         [ -d "$path" ] || continue
         rmdir "$path" 2>/dev/null && echo "removed $path" && continue
         echo "left $path: $(find "$path" -mindepth 1 | head -n 3 | tr '\n' ' ')"
+    done
+    for path in "$csi"/volumeDevices/publish "$csi"/volumeDevices/staging "$csi"/volumeDevices "$csi" "${csi%/csi}"; do
+        rmdir "$path" 2>/dev/null && echo "removed $path"
     done
     residue | sed 's/^/left /'
 }

@@ -4,8 +4,9 @@
 # What a reader gets wrong: as long as the node plugin runs on a node, that is where to
 # look; only nodes without one get a pod of their own.
 
-# Nodes that on-node.sh can be run on, "NODE POD CONTAINER" a line.
-LOOKED_AT=""
+# Nodes that on-node.sh can be run on, "NODE POD CONTAINER" a line; and nodes where nobody
+# can look.
+LOOKED_AT="" UNSEEN=""
 
 # The image is taken from what runs, for that is on the nodes already.
 use_running_image() {
@@ -16,22 +17,22 @@ use_running_image() {
     [[ -n $IMAGE || -z $running ]] || IMAGE=$running
 }
 
-# Fills LOOKED_AT: node plugins that run, and pods of our own on the other nodes.
+# Fills LOOKED_AT and UNSEEN: node plugins that run, and pods of our own on the other nodes.
 reach_nodes() {
-    local plugins others
+    local nodes plugins others
+    nodes=$(plugin_nodes)
     plugins=$(kn get pods -l "app=$DAEMONSET" --field-selector=status.phase=Running \
         -o go-template='{{range .items}}{{if not .metadata.deletionTimestamp}}{{.spec.nodeName}} {{.metadata.name}}{{"\n"}}{{end}}{{end}}')
-    others=$(plugin_nodes | awk '$2 == "True" { print $1 }' | grep -vxF "$(awk '{ print $1 }' <<<"$plugins")" || true)
-    plugin_nodes | awk '$2 != "True" { print $1 }' | while read -r node; do
-        say "node $node is not ready: what is left there cannot be seen"
-    done
+    UNSEEN=$(awk '$2 != "True" { print $1 " (not ready)" }' <<<"$nodes")
     LOOKED_AT=$(awk -v c="$CONTAINER" 'NF { print $1, $2, c }' <<<"$plugins")
+    others=$(awk '$2 == "True" { print $1 }' <<<"$nodes" | grep -vxF "$(awk '{ print $1 }' <<<"$plugins")" || true)
     [[ -n $others ]] || return 0
     if lookers_start privileged <<<"$others"; then
         LOOKED_AT+=$'\n'$(awk -v p="$LOOKER" '{ print $1, p "-" $1, "look" }' <<<"$others")
     else
-        say "no pod runs on ${others//$'\n'/, }, so nobody looks there:"
-        pods_not_ready "app=$LOOKER" | sed 's/^/     /'
+        say "no pod with the image $(image) runs there:"
+        show "$(pods_not_ready "app=$LOOKER")"
+        UNSEEN+=${UNSEEN:+$'\n'}$others
     fi
 }
 
@@ -51,9 +52,10 @@ on_nodes() {
 clear_residue() {
     local found
     reach_nodes
+    [[ -z $UNSEEN ]] || say "nobody can look at: ${UNSEEN//$'\n'/, }"
     found=$(on_nodes residue)
     if [[ -z $found ]]; then
-        say "nothing of the driver's volumes is left on the nodes"
+        [[ -z $LOOKED_AT ]] || say "nothing of the driver's volumes is left where one can look"
         return
     fi
     show "$found"
@@ -80,7 +82,10 @@ sweep_nodes() {
     left=$(on_nodes sweep)
     [[ -z $left ]] || show "$left"
     lookers_end
-    [[ $left != *": left "* || -n $KEEP_RESIDUE ]] || return 1
+    [[ $left != *": left "* || -n $KEEP_RESIDUE ]] || die "the driver is removed, and the lines with 'left' show what stayed on nodes" \
+        "Run this script again with --purge-node-residue, or see to it by hand."
+    [[ -z $UNSEEN ]] || die "the driver is removed, and nobody has looked at: ${UNSEEN//$'\n'/, }" \
+        "Run this script again when these nodes are ready; --image names an image that they have or reach."
 }
 
 show() { [[ -z $1 ]] || printf '%s\n' "$1" | sed 's/^/   /'; }
