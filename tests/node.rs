@@ -1,5 +1,5 @@
 //! A volume's life on a real node: staged, published, measured and taken down, also when
-//! the driver dies in between, when calls come in the wrong order, and after a reboot.
+//! steps fail, when calls come in the wrong order, and after a reboot.
 //!
 //! What a reader gets wrong: the functions of `inside` run in the lab's node, each in a
 //! process of its own; outside is only what needs the node's plug or the cluster's hand.
@@ -11,10 +11,10 @@ mod support;
 
 #[path = "node/driver.rs"]
 mod driver;
+#[path = "node/failures.rs"]
+mod failures;
 #[path = "node/identity.rs"]
 mod identity;
-#[path = "node/kills.rs"]
-mod kills;
 #[path = "node/life.rs"]
 mod life;
 #[path = "node/module.rs"]
@@ -64,74 +64,21 @@ runs_inside!(
     takeover::no_format_mark_stays_on_what_is_given_out,
 );
 
-/// Runs a part again and again until it ends by itself: each of its processes goes on
-/// where the one before was killed.
-fn sweep(test: &str) {
-    let state = lab().dir.join(test.replace(':', "_"));
-    let part = inside()
-        .with("SWEEP", state.to_str().unwrap())
-        .with("RBD_CSI_FAULTS", state.with_extension("plan").to_str().unwrap());
-    std::fs::write(state.with_extension("plan"), "").unwrap();
-    for _ in 0..400 {
-        let output = part.command(test).output().unwrap();
-        if output.status.success() {
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert!(said.contains("1 passed"), "{said}");
-            println!("{said}");
-            return;
-        }
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            !said.contains("FAILED") && !said.contains("panicked"),
-            "{said}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    panic!("{test} does not end");
-}
-
-#[test]
-fn staging_ext4_is_resumed_after_a_kill_at_every_step() {
-    sweep("kills::stage_ext4");
-}
-
-#[test]
-fn staging_xfs_is_resumed_after_a_kill_at_every_step() {
-    sweep("kills::stage_xfs");
-}
-
-#[test]
-fn staging_a_raw_device_is_resumed_after_a_kill_at_every_step() {
-    sweep("kills::stage_block");
-}
-
-#[test]
-fn unstaging_is_resumed_after_a_kill_at_every_step() {
-    sweep("kills::unstage");
-}
-
-#[test]
-fn publishing_is_resumed_after_a_kill_at_every_step() {
-    sweep("kills::publish");
-}
-
 #[test]
 fn what_fails_while_staging_is_undone_and_can_be_repeated() {
-    once("kills::failures_while_staging");
+    once("failures::while_staging");
 }
 
 #[test]
 fn what_fails_while_unstaging_can_be_repeated() {
-    once("kills::failures_while_unstaging");
+    once("failures::while_unstaging");
 }
 
 /// A part that arms faults by itself.
 fn once(test: &str) {
-    let state = lab().dir.join(test.replace(':', "_"));
-    let plan = state.with_extension("plan");
+    let plan = lab().dir.join(test.replace(':', "_"));
     std::fs::write(&plan, "").unwrap();
-    let part = inside().with("SWEEP", state.to_str().unwrap());
-    println!("{}", part.with("RBD_CSI_FAULTS", plan.to_str().unwrap()).run(test));
+    println!("{}", inside().with("RBD_CSI_FAULTS", plan.to_str().unwrap()).run(test));
 }
 
 #[test]

@@ -52,6 +52,19 @@ fn sweep(
     }
 }
 
+/// DeleteVolume of a volume made for it; its handle when that was not answered.
+fn delete_a_new_one(bench: &Bench, driver: &Driver) -> Option<String> {
+    let id = bench.create(&bench.start_beside(), NAME).unwrap();
+    let answered = bench.delete(driver, &id).is_ok();
+    (!answered).then_some(id)
+}
+
+/// What must succeed by a driver that comes after a kill.
+#[track_caller]
+fn goes_on<T>(answer: Result<T, tonic::Status>, what: &str, at: &str) -> T {
+    answer.unwrap_or_else(|status| panic!("{at}: {what}: {status}"))
+}
+
 #[test]
 fn create_killed_at_every_call_and_retried_gives_the_same_volume() {
     let bench = Bench::new();
@@ -64,11 +77,11 @@ fn create_killed_at_every_call_and_retried_gives_the_same_volume() {
             bench.reserved(NAME)
         },
         |driver, reserved, at| {
-            let id = bench.create(driver, NAME).unwrap_or_else(|error| panic!("{at}: {error}"));
+            let id = goes_on(bench.create(driver, NAME), "create", at);
             assert!(reserved.is_none_or(|uuid| id.ends_with(&uuid)), "{at}: {id} is another volume");
             assert_eq!(bench.create(driver, NAME).unwrap(), id, "{at}: repeated");
             assert_eq!(bench.images().len(), 1, "{at}");
-            bench.delete(driver, &id).unwrap_or_else(|error| panic!("{at}: delete: {error}"));
+            goes_on(bench.delete(driver, &id), "delete", at);
         },
     );
 }
@@ -89,10 +102,10 @@ fn create_killed_at_every_call_and_given_up_leaves_nothing() {
         |driver, entered, at| {
             let id = match entered {
                 Some(uuid) => bench.handle(&uuid),
-                None => bench.create(driver, NAME).unwrap_or_else(|error| panic!("{at}: {error}")),
+                None => goes_on(bench.create(driver, NAME), "create", at),
             };
-            bench.delete(driver, &id).unwrap_or_else(|error| panic!("{at}: delete: {error}"));
-            bench.delete(driver, &id).unwrap_or_else(|error| panic!("{at}: delete again: {error}"));
+            goes_on(bench.delete(driver, &id), "delete", at);
+            goes_on(bench.delete(driver, &id), "delete again", at);
         },
     );
 }
@@ -117,15 +130,11 @@ fn delete_killed_at_every_call_and_retried_leaves_nothing() {
     sweep(
         &bench,
         &steps,
-        |driver| {
-            let id = bench.create(&bench.start_beside(), NAME).unwrap();
-            let answered = bench.delete(driver, &id).is_ok();
-            (!answered).then_some(id)
-        },
+        |driver| delete_a_new_one(&bench, driver),
         |driver, unfinished, at| {
             // When the CO is done, the next call for this pool, whatever it is, resumes the purge.
             let id = unfinished.unwrap_or_else(|| bench.nothing());
-            bench.delete(driver, &id).unwrap_or_else(|error| panic!("{at}: {error}"));
+            goes_on(bench.delete(driver, &id), "delete", at);
         },
     );
 }
@@ -137,13 +146,9 @@ fn a_name_whose_deletion_was_killed_at_any_call_is_created_whole() {
     sweep(
         &bench,
         &steps,
-        |driver| {
-            let id = bench.create(&bench.start_beside(), NAME).unwrap();
-            let answered = bench.delete(driver, &id).is_ok();
-            (!answered).then_some(id)
-        },
+        |driver| delete_a_new_one(&bench, driver),
         |driver, unfinished, at| {
-            let id = bench.create(driver, NAME).unwrap_or_else(|error| panic!("{at}: {error}"));
+            let id = goes_on(bench.create(driver, NAME), "create", at);
             // What was to be purged is purged, and it is not what was just answered.
             std::thread::sleep(Duration::from_millis(300));
             let image = format!("csi-vol-{}", &id[id.len() - 36..]);
@@ -151,10 +156,10 @@ fn a_name_whose_deletion_was_killed_at_any_call_is_created_whole() {
             bench.cluster().rbd(&["info", &image]);
             // The CO still owes the deletion that was not answered; it does not touch the new volume.
             if let Some(old) = unfinished.filter(|old| *old != id) {
-                bench.delete(driver, &old).unwrap_or_else(|error| panic!("{at}: {error}"));
+                goes_on(bench.delete(driver, &old), "delete the old one", at);
                 assert_eq!(bench.create(driver, NAME).unwrap(), id, "{at}");
             }
-            bench.delete(driver, &id).unwrap_or_else(|error| panic!("{at}: {error}"));
+            goes_on(bench.delete(driver, &id), "delete", at);
         },
     );
 }

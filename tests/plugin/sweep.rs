@@ -1,0 +1,235 @@
+//! The plugin killed before and after each step of its calls, started again, and asked
+//! again.
+//!
+//! What a reader gets wrong: the steps are those that undisturbed calls have traced. Those
+//! that only a plugin takes that was just started (it connects, it loads the module) have a
+//! case of their own with such a plugin; for all others the plugin is the one that went on
+//! after the kill before, since a start costs more in the node than all the rest. Steps are
+//! named (the k-th of that name), since those that run side by side change places.
+
+use std::time::Instant;
+
+use rbd_csi::host::krbd;
+use tonic::Status;
+
+use super::process::Plugin;
+use super::volume::{Form, Volume, read, run, write};
+
+const TEXT: &str = "written by a pod";
+
+struct Sweep {
+    plugin: Plugin,
+    maker: Plugin,
+    form: Form,
+    /// Whether the steps that only a plugin takes that was just started are cases, too.
+    opens: bool,
+}
+
+impl Sweep {
+    fn new(form: Form) -> Self {
+        Self { plugin: Plugin::node(), maker: Plugin::maker(), form, opens: false }
+    }
+
+    fn blank(&self) -> Volume {
+        self.maker.create("a", self.form, self.form.mib())
+    }
+
+    /// One that is not staged and holds what a pod has written.
+    fn with_data(&self) -> Volume {
+        let volume = self.blank();
+        self.plugin.stage(&volume).unwrap();
+        write(&volume.entry(), TEXT);
+        self.plugin.unstage(&volume).unwrap();
+        volume
+    }
+
+    /// For each step: `prepare` a volume, kill the plugin in `call`, start it again, and
+    /// `check` that everything goes on from there. Gives the steps.
+    fn run(
+        mut self,
+        prepare: impl Fn(&Self) -> Volume,
+        call: impl Fn(&Plugin, &Volume) -> Result<(), Status>,
+        check: impl Fn(&Self, &Volume, &str),
+    ) -> Vec<String> {
+        let mut trace = |fresh: bool| {
+            let volume = prepare(&self);
+            if fresh {
+                unload_module();
+                self.plugin.restart();
+            }
+            self.plugin.arm("");
+            call(&self.plugin, &volume).unwrap();
+            let steps = self.plugin.steps();
+            check(&self, &volume, "undisturbed");
+            steps
+        };
+        let (fresh, used) = (trace(true), trace(false));
+        let opening = &fresh[..if self.opens { fresh.len() - common_end(&fresh, &used) } else { 0 }];
+        println!("the steps: {}\nby a plugin just started: {}", used.join(", "), opening.join(", "));
+        let since = Instant::now();
+        let cases = opening.iter().map(|step| (true, step)).chain(used.iter().map(|step| (false, step)));
+        for (fresh, step) in cases {
+            for place in ["before", "after"] {
+                let at = format!("killed {place} {step}");
+                let volume = prepare(&self);
+                if fresh {
+                    unload_module();
+                    self.plugin.restart();
+                }
+                self.plugin.arm(&format!("kill:{place}:{step}"));
+                let answer = call(&self.plugin, &volume);
+                assert!(self.plugin.was_killed(), "{at}: it was not killed, and answered {answer:?}");
+                answer.unwrap_err();
+                self.plugin.arm("");
+                self.plugin.start_again();
+                check(&self, &volume, &at);
+            }
+        }
+        let (kills, time) = (2 * (opening.len() + used.len()), since.elapsed());
+        println!("{kills} kills in {time:.1?}, {:.2?} each", time / u32::try_from(kills).unwrap());
+        fresh
+    }
+
+    /// The same call again; what it gives is one device with one mount.
+    fn stage_again(&self, volume: &Volume, at: &str) {
+        assert!(volume.mappings().len() <= 1, "{at}: mapped twice");
+        self.plugin.stage(volume).unwrap_or_else(|status| panic!("{at}: {status}"));
+        volume.is_staged_once(at);
+    }
+
+    fn unstage_again(&self, volume: &Volume, at: &str) {
+        self.plugin.unstage(volume).unwrap_or_else(|status| panic!("{at}: {status}"));
+        volume.is_gone(at);
+    }
+}
+
+/// So that loading it is a step, too.
+fn unload_module() {
+    if krbd::is_loaded() && krbd::mappings().unwrap().is_empty() {
+        run("modprobe -r rbd");
+    }
+}
+
+/// How many steps at the end of both are the same.
+fn common_end(one: &[String], other: &[String]) -> usize {
+    let name = |step: &String| step.split('#').next().unwrap().to_owned();
+    one.iter().rev().zip(other.iter().rev()).take_while(|(a, b)| name(a) == name(b)).count()
+}
+
+/// Blank volumes: each case has one of its own, which is used and deleted afterwards.
+fn stage_blank(form: Form, opens: bool) {
+    let check = |sweep: &Sweep, volume: &Volume, at: &str| {
+        sweep.stage_again(volume, at);
+        let target = volume.target("one");
+        sweep.plugin.publish(volume, &target).unwrap();
+        write(&target, TEXT);
+        sweep.plugin.unpublish(volume, &target).unwrap();
+        sweep.unstage_again(volume, at);
+        sweep.maker.delete(volume);
+    };
+    let sweep = Sweep { opens, ..Sweep::new(form) };
+    let steps = sweep.run(Sweep::blank, Plugin::stage, check);
+    assert_eq!(steps.iter().any(|step| step == "host: mkfs#1"), form != Form::Block, "{steps:?}");
+}
+
+/// One volume with data, staged again and again.
+fn stage_with_data(form: Form) {
+    let sweep = Sweep::new(form);
+    let volume = sweep.with_data();
+    let check = |sweep: &Sweep, volume: &Volume, at: &str| {
+        sweep.stage_again(volume, at);
+        assert_eq!(read(&volume.entry(), TEXT.len()), TEXT, "{at}");
+        sweep.unstage_again(volume, at);
+    };
+    let steps = sweep.run(|_| volume.clone(), Plugin::stage, check);
+    assert!(!steps.iter().any(|step| step.starts_with("host: mkfs")), "{steps:?}");
+}
+
+/// One volume with data, unstaged again and again; no cluster is asked for that.
+fn unstage(form: Form) {
+    let sweep = Sweep::new(form);
+    let volume = sweep.with_data();
+    let prepare = |sweep: &Sweep| {
+        sweep.plugin.stage(&volume).unwrap();
+        assert_eq!(read(&volume.entry(), TEXT.len()), TEXT);
+        volume.clone()
+    };
+    let steps = sweep.run(prepare, Plugin::unstage, Sweep::unstage_again);
+    assert!(steps.iter().all(|step| step.starts_with("host: ")), "{steps:?}");
+}
+
+#[test]
+#[ignore = "runs inside a node"]
+fn staging_a_blank_ext4_is_resumed_after_a_kill_at_every_step() {
+    stage_blank(Form::Ext4, true);
+}
+
+#[test]
+#[ignore = "runs inside a node"]
+fn staging_a_blank_xfs_is_resumed_after_a_kill_at_every_step() {
+    stage_blank(Form::Xfs, false);
+}
+
+#[test]
+#[ignore = "runs inside a node"]
+fn staging_a_raw_device_is_resumed_after_a_kill_at_every_step() {
+    stage_blank(Form::Block, false);
+}
+
+#[test]
+#[ignore = "runs inside a node"]
+fn staging_ext4_with_data_is_resumed_after_a_kill_at_every_step() {
+    stage_with_data(Form::Ext4);
+}
+
+#[test]
+#[ignore = "runs inside a node"]
+fn staging_xfs_with_data_is_resumed_after_a_kill_at_every_step() {
+    stage_with_data(Form::Xfs);
+}
+
+#[test]
+#[ignore = "runs inside a node"]
+fn unstaging_ext4_is_resumed_after_a_kill_at_every_step() {
+    unstage(Form::Ext4);
+}
+
+#[test]
+#[ignore = "runs inside a node"]
+fn unstaging_xfs_is_resumed_after_a_kill_at_every_step() {
+    unstage(Form::Xfs);
+}
+
+#[test]
+#[ignore = "runs inside a node"]
+fn unstaging_a_raw_device_is_resumed_after_a_kill_at_every_step() {
+    unstage(Form::Block);
+}
+
+/// NodePublish (read-only) and NodeUnpublish.
+#[test]
+#[ignore = "runs inside a node"]
+fn publishing_is_resumed_after_a_kill_at_every_step() {
+    let sweep = Sweep::new(Form::Ext4);
+    let volume = sweep.with_data();
+    sweep.plugin.stage(&volume).unwrap();
+    let target = volume.target("reader");
+    let both = |plugin: &Plugin, volume: &Volume| {
+        plugin.publish_as(volume, &target, true)?;
+        plugin.unpublish(volume, &target)
+    };
+    let check = |sweep: &Sweep, volume: &Volume, at: &str| {
+        let answer = sweep.plugin.publish_as(volume, &target, true);
+        answer.unwrap_or_else(|status| panic!("{at}: {status}"));
+        assert_eq!(read(&target, TEXT.len()), TEXT, "{at}");
+        assert!(std::fs::write(target.join("file"), "x").is_err(), "{at}: read-only");
+        assert_eq!(volume.mounts().len(), 2, "{at}");
+        sweep.plugin.unpublish(volume, &target).unwrap();
+        assert!(!target.exists(), "{at}");
+        volume.is_staged_once(at);
+    };
+    let steps = sweep.run(|_| volume.clone(), both, check);
+    assert!(steps.iter().all(|step| step.starts_with("host: ")), "{steps:?}");
+    Plugin::node().unstage(&volume).unwrap();
+    volume.is_gone("the end");
+}
