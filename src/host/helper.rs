@@ -152,17 +152,22 @@ fn work(job: &Job) -> Result<serde_json::Value, Failure> {
             Ok(serde_json::Value::Null)
         }
         Job::Unmount { target } => {
-            // An open descriptor of the mount itself would keep it busy, so its parent is opened.
-            let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
-                return Err(plain(Errno::EINVAL));
-            };
-            let parent = open_beneath(parent).map_err(plain)?;
-            let place = Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name);
-            umount2(&place, MntFlags::UMOUNT_NOFOLLOW).map_err(plain)?;
+            unmount_here(target).map_err(plain)?;
             Ok(serde_json::Value::Null)
         }
         Job::Look { device } => answer(probe::look_here(device)),
     }
+}
+
+/// umount2(2) of an absolute path, following no symlink in it; in whichever process this is.
+pub(super) fn unmount_here(target: &Path) -> nix::Result<()> {
+    // An open descriptor of the mount itself would keep it busy, so its parent is opened.
+    let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+        return Err(Errno::EINVAL);
+    };
+    let parent = open_beneath(parent)?;
+    let place = Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name);
+    umount2(&place, MntFlags::UMOUNT_NOFOLLOW)
 }
 
 fn answer(read: std::io::Result<impl serde::Serialize>) -> Result<serde_json::Value, Failure> {

@@ -6,8 +6,9 @@
 //!
 //! What a reader gets wrong: mount and umount of a device's file system read and write
 //! the device, so they wait for ever when its cluster is gone. They run in the helper
-//! process, which can be killed. Never lazy and never forced: a file system that is only
-//! out of sight still writes to a device that somebody else may map.
+//! process, which can be killed. That costs a fork, so the end of a bind mount, which only
+//! goes out of sight, is not given to it. Never lazy and never forced: a file system that
+//! is only out of sight still writes to a device that somebody else may map.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +16,9 @@ use std::time::Duration;
 use nix::sys::statvfs::fstatvfs;
 
 use super::child::{Job, call_blocking};
+use super::helper::unmount_here;
 use super::mount_options::MountOptions;
+use super::mountinfo::Mount;
 use super::place::Place;
 use super::step::{step, step_on_thread};
 use super::thread::on_thread;
@@ -46,8 +49,8 @@ pub async fn mount(
     step_on_thread("host: mount", "mount", object, move || call_blocking(&job, limit)).await
 }
 
-/// Unmounts whatever is mounted at exactly this path, however often, in the helper
-/// process; gives how many mounts that were.
+/// Unmounts whatever is mounted at exactly this path, however often; gives how many mounts
+/// that were. The last mount of a file system goes in the helper process.
 ///
 /// # Errors
 /// EBUSY while somebody uses it; ETIMEDOUT at the limit.
@@ -55,11 +58,9 @@ pub async fn unmount(target: &Path, limit: Duration) -> Result<usize> {
     let path = target.to_owned();
     on_thread("unmount", &target.display().to_string(), move || {
         for count in 0..MOST_STACKED {
-            if mountinfo::at(&path)?.is_none() {
-                return Ok(count);
-            }
+            let Some(top) = mountinfo::at(&path)? else { return Ok(count) };
             let object = path.display().to_string();
-            step("host: unmount", "unmount", &object, || unmount_top(&path, limit))?;
+            step("host: unmount", "unmount", &object, || unmount_top(&path, &top, limit))?;
         }
         Err(HostError::new("unmount", path.display().to_string(), libc::EBUSY)
             .with(format!("more than {MOST_STACKED} mounts are stacked on it")))
@@ -67,13 +68,25 @@ pub async fn unmount(target: &Path, limit: Duration) -> Result<usize> {
     .await
 }
 
-fn unmount_top(path: &Path, limit: Duration) -> Result<()> {
-    let job = Job::Unmount { target: path.to_owned() };
-    match call_blocking(&job, limit) {
+fn unmount_top(path: &Path, top: &Mount, limit: Duration) -> Result<()> {
+    let unmounted = if is_seen_elsewhere(top)? {
+        let failed = |errno| HostError::new("unmount", path.display().to_string(), errno as i32);
+        unmount_here(path).map_err(failed)
+    } else {
+        call_blocking(&Job::Unmount { target: path.to_owned() }, limit)
+    };
+    match unmounted {
         // Somebody else was faster.
         Err(error) if error.is(libc::EINVAL) && mountinfo::at(path)?.is_none() => Ok(()),
         other => other,
     }
+}
+
+/// Whether the file system stays mounted without this mount: then its end reads and writes
+/// nothing (`deactivate_super` ends the file system with its last mount).
+fn is_seen_elsewhere(mount: &Mount) -> Result<bool> {
+    let mounts = mountinfo::all()?;
+    Ok(mounts.iter().any(|other| other.id != mount.id && other.device == mount.device))
 }
 
 /// How full a file system is.

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io::BufRead as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -22,8 +23,20 @@ use tonic::{Request, Status};
 use super::support::inside::{KEY, variable};
 use super::volume::{Form, Volume};
 
+/// What begins a line by which a part inside asks for something.
+pub const WISH: &str = "WISH ";
+
 /// The folder of configuration, sockets, logs and fault plans.
 const HOME: &str = "/run/plugin";
+
+/// Has something done outside and waits until it is.
+pub fn ask(wish: &str) {
+    // The harness has begun a line with the test's name.
+    println!("\n{WISH}{wish}");
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).unwrap();
+    assert_eq!(answer, "done\n", "{wish}");
+}
 
 /// A running driver.
 pub struct Plugin {
@@ -50,6 +63,11 @@ impl Plugin {
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         Self { child: spawn(name, &flags), name, flags, runtime }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// A SIGKILL, and another driver in its place.
@@ -189,6 +207,20 @@ impl Plugin {
         let call =
             |mut node: NodeClient<_>, request| async move { node.node_unpublish_volume(request).await };
         self.call(10, message, call).map(drop)
+    }
+
+    /// The total of bytes, of the file system or of the device.
+    pub fn total_bytes(&self, volume: &Volume, path: &Path) -> Result<i64, Status> {
+        let message = proto::NodeGetVolumeStatsRequest {
+            volume_id: volume.id.clone(),
+            volume_path: path.display().to_string(),
+            ..Default::default()
+        };
+        let call =
+            |mut node: NodeClient<_>, request| async move { node.node_get_volume_stats(request).await };
+        let stats = self.call(10, message, call)?;
+        assert!(stats.volume_condition.is_none(), "{stats:?}");
+        Ok(stats.usage[0].total)
     }
 
     /// CreateVolume in the cluster of that clusterID.
