@@ -50,6 +50,14 @@ impl ConfigFiles {
         Ok(found.entry.clone())
     }
 
+    /// All clusters, as the file says now.
+    ///
+    /// # Errors
+    /// config.json is missing or broken.
+    pub fn entries(&self) -> Result<Vec<ClusterEntry>, ConfigError> {
+        Ok(self.clusters()?.into_iter().map(|parsed| parsed.entry).collect())
+    }
+
     /// Whether config.json can be read and understood.
     ///
     /// # Errors

@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::error::{HostError, Result};
@@ -141,6 +142,16 @@ pub fn find(fsid: Option<&str>, pool: &str, namespace: &str, image: &str) -> Res
         mapping.is_image(pool, namespace, image) && fsid.is_none_or(|fsid| mapping.cluster_fsid == fsid)
     });
     Ok(found)
+}
+
+/// The monitors with which the image was mapped; none where the kernel does not tell
+/// (before Linux 4.9).
+pub fn monitors(mapping: &Mapping) -> Vec<SocketAddr> {
+    let file = format!("{BUS}/devices/{}/config_info", mapping.number);
+    // The map line as it was written: the monitors come first.
+    let line = fs::read_to_string(file).unwrap_or_default();
+    let monitors = line.split_whitespace().next().unwrap_or_default().split(',');
+    monitors.filter_map(|monitor| monitor.parse().ok()).collect()
 }
 
 /// The features that this kernel can map, as librbd's bits; `None` before Linux 4.11,

@@ -38,6 +38,7 @@ mod map_target;
 pub mod mapping;
 pub mod monitors;
 pub mod mount_flags;
+mod other_cluster;
 pub mod publish;
 pub mod stage;
 pub mod staged;

@@ -97,10 +97,10 @@ impl Node {
             fingerprint: format!("{:?}", place.folder),
             deadline,
         };
-        let mapper = self.mapper;
+        let (mapper, config) = (self.mapper, self.resolver.config.clone());
         let work = move |progress| async move {
             // What is left is on this node only, and the CO has to come back for it.
-            unstage::take_down(&place, &mapper, &progress).await
+            unstage::take_down(&place, &mapper, &config, &progress).await
         };
         self.operations.run(operation, work).await
     }

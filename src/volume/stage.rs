@@ -189,7 +189,7 @@ impl Staging {
         if old
             .is_some_and(|old| old.spec() != stash.spec() || (!old.fsid.is_empty() && old.fsid != stash.fsid))
         {
-            unstage::take_down(&self.place, &self.mapper, progress).await?;
+            unstage::take_down(&self.place, &self.mapper, &self.resolver.config, progress).await?;
         }
         self.write_stash(&stash).await?;
         // 3.
@@ -313,7 +313,7 @@ impl Staging {
         if nothing {
             return error;
         }
-        match unstage::take_down(&self.place, &self.mapper, progress).await {
+        match unstage::take_down(&self.place, &self.mapper, &self.resolver.config, progress).await {
             Ok(()) => error,
             Err(left) => {
                 let (volume, place) = (&self.place.volume_id, self.place.folder.display());

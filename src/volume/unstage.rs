@@ -11,8 +11,10 @@ use super::error::{Error, Kind, Result};
 use super::id::VolumeId;
 use super::mapping::{Mapped, Mapper};
 use super::operation::Progress;
+use super::other_cluster;
 use super::staged::{self, Occupant, StagingPath};
 use super::stash::{self, Found, Stash};
+use crate::config::ConfigFiles;
 use crate::host::device::Device;
 use crate::host::krbd::{self, Mapping};
 use crate::host::thread::on_thread;
@@ -30,7 +32,12 @@ const LONGEST: Duration = Duration::from_secs(3600);
 ///
 /// # Errors
 /// [`Kind::Precondition`] for what is not ours; [`Kind::InUse`] with who is in the way.
-pub async fn take_down(place: &StagingPath, mapper: &Mapper, progress: &Progress) -> Result<()> {
+pub async fn take_down(
+    place: &StagingPath,
+    mapper: &Mapper,
+    config: &ConfigFiles,
+    progress: &Progress,
+) -> Result<()> {
     // 1.
     progress.step(format!("looking at {}", place.folder.display()));
     let mut stash = match stash::read(&place.folder).await? {
@@ -45,7 +52,7 @@ pub async fn take_down(place: &StagingPath, mapper: &Mapper, progress: &Progress
     if let Some(occupant) = &occupant {
         refuse_foreign(occupant, place, stash.as_ref())?;
     }
-    let images = images(place, occupant.as_ref(), stash.as_ref()).await?;
+    let images = images(place, occupant.as_ref(), stash.as_ref(), config).await?;
     if stash.is_none()
         && let Some(mapping) = images.first()
     {
@@ -111,6 +118,7 @@ async fn images(
     place: &StagingPath,
     occupant: Option<&Occupant>,
     stash: Option<&Stash>,
+    config: &ConfigFiles,
 ) -> Result<Vec<Mapping>> {
     let mounted = occupant.and_then(|occupant| occupant.of_volume(&place.volume_id, stash)).cloned();
     let mut all = on_thread("list mappings", "/sys/bus/rbd", krbd::mappings).await?;
@@ -123,8 +131,22 @@ async fn images(
         }
         None => known && staged::belongs(mapping, &place.volume_id, stash),
     });
+    if let (None, None, Some(id)) = (&mounted, stash, VolumeId::parse(&place.volume_id)) {
+        all = without_others(all, &id, config).await;
+    }
     require_one_cluster(&all, place)?;
     Ok(all)
+}
+
+/// Nothing has noted the cluster: an image of the same name on another one is not touched.
+async fn without_others(found: Vec<Mapping>, id: &VolumeId, config: &ConfigFiles) -> Vec<Mapping> {
+    let mut own = Vec::new();
+    for mapping in found {
+        if !other_cluster::is_of_another(&mapping, &id.cluster_id, config).await {
+            own.push(mapping);
+        }
+    }
+    own
 }
 
 /// Which of two clusters' images of one name is the volume's, nothing says.
