@@ -5,8 +5,10 @@
 //! dead node's watch to end before it is refused.
 //!
 //! What a reader gets wrong: this keeps honest nodes apart and is no lock. Two nodes that
-//! look at the same moment both see nothing, so each looks again after its map; fencing
-//! is another matter.
+//! look at the same moment both see nothing, so each looks again after its map, and then
+//! both may see each other: exactly one has to let go. Fencing is another matter.
+
+use std::time::{Duration, Instant};
 
 use super::error::{Error, Kind, Result};
 use super::operation::Progress;
@@ -14,6 +16,11 @@ use super::watch::{self, describe};
 use crate::ceph::{ImageId, Pool, Watcher};
 use crate::host::krbd;
 use crate::host::thread::on_thread;
+
+/// How long a client that has to let go may take: an unmap, tried again while it is busy.
+const LETTING_GO: Duration = Duration::from_secs(10);
+
+const GLANCE: Duration = Duration::from_millis(200);
 
 /// Waits until no other client watches the image.
 ///
@@ -43,21 +50,42 @@ pub async fn wait_until_free(
     Err(Error::new(Kind::InUse, text))
 }
 
-/// The same, once: for after the map, when the watch of each client shows.
+/// The same for after the map by the kernel's client `own`, when the watch of each client
+/// shows. Nobody goes on who sees another. The one with the greater number lets go at once;
+/// the numbers are the monitors', so both agree on who that is. The other waits for it,
+/// since who came last may not have been seen by the first, and the first then stays.
 ///
 /// # Errors
 /// [`Kind::InUse`] with the clients and their addresses.
-pub async fn require_free(pool: &Pool, id: &ImageId, image: &str, mirror_daemons: u32) -> Result<()> {
-    let others = others(pool, id, mirror_daemons).await?;
-    if others.is_empty() {
-        return Ok(());
-    }
+pub async fn require_alone(
+    pool: &Pool,
+    id: &ImageId,
+    image: &str,
+    mirror_daemons: u32,
+    own: u64,
+    progress: &Progress,
+) -> Result<()> {
     let spec = krbd::spec(pool.name(), pool.namespace(), image);
-    let text = format!(
-        "{spec} is used by {} too, since just now; a volume for one node is not used beside another client",
-        describe(&others)
-    );
-    Err(Error::new(Kind::InUse, text))
+    let mut until = None;
+    loop {
+        let others = others(pool, id, mirror_daemons).await?;
+        if others.is_empty() {
+            return Ok(());
+        }
+        let who = describe(&others);
+        // Counted from when it was seen: the look itself may have taken its time.
+        let left = progress.deadline.left().saturating_sub(watch::FOR_THE_ANSWER);
+        let until = *until.get_or_insert_with(|| Instant::now() + left.min(LETTING_GO));
+        if others.iter().any(|other| other.client < own) || Instant::now() >= until {
+            let text = format!(
+                "{spec} is used by {who} too, since just now; a volume for one node is not used beside \
+                 another client"
+            );
+            return Err(Error::new(Kind::InUse, text));
+        }
+        progress.step(format!("waiting for {who}, which came later, to let go of {spec}"));
+        tokio::time::sleep(GLANCE).await;
+    }
 }
 
 async fn others(pool: &Pool, id: &ImageId, mirror_daemons: u32) -> Result<Vec<Watcher>> {

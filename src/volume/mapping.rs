@@ -15,7 +15,7 @@
 use std::time::Duration;
 
 use super::error::{Error, Kind, Result};
-use super::in_use::{require_free, wait_until_free};
+use super::in_use::{require_alone, wait_until_free};
 use super::map_answers::explain;
 use super::map_options::{MapOptions, UnmapOptions};
 use super::map_target::{check_features, route};
@@ -121,13 +121,14 @@ impl Mapper {
     }
 
     /// Looks again, now that this node's own watch is to be seen: of two nodes that map
-    /// at the same moment at least one sees the other.
+    /// at the same moment at least one sees the other, and one goes on.
     async fn alone(&self, target: &Target<'_>, mapping: Mapping, progress: &Progress) -> Result<Mapping> {
         if target.multi_node_block {
             return Ok(mapping);
         }
         progress.step(format!("looking for other clients of {}", target.spec()));
-        match require_free(target.pool, target.image_id, target.image, target.mirror_daemons).await {
+        let (pool, id, daemons) = (target.pool, target.image_id, target.mirror_daemons);
+        match require_alone(pool, id, target.image, daemons, mapping.client_id, progress).await {
             Ok(()) => Ok(mapping),
             Err(error) if error.kind == Kind::InUse => Err(self.give_back(&mapping, error, progress).await),
             Err(error) => Err(error),

@@ -16,7 +16,7 @@ pub const PATIENCE: Duration = Duration::from_secs(45);
 
 const PAUSE: Duration = Duration::from_secs(1);
 /// Kept back from the deadline, so that the refusal with its reason still gets there.
-const FOR_THE_ANSWER: Duration = Duration::from_secs(1);
+pub(super) const FOR_THE_ANSWER: Duration = Duration::from_secs(1);
 
 /// Waits until no other client watches the image's header. Our own librados client does
 /// not count, nor do the rbd-mirror daemons of a mirrored image.
