@@ -3,7 +3,8 @@
 # another distribution nothing is installed, the missing commands are named instead.
 
 LAB_PACKAGES=(ceph-mon ceph-mgr ceph-osd ceph-common user-mode-linux python3-minimal
-    kmod iproute2 util-linux procps e2fsprogs xfsprogs cryptsetup-bin busybox-static)
+    kmod iproute2 util-linux procps e2fsprogs xfsprogs dosfstools btrfs-progs cryptsetup-bin
+    strace busybox-static)
 BUILD_PACKAGES=(librados-dev librbd-dev libradospp-dev libblkid-dev libclang-14-dev
     g++ make pkg-config shellcheck python3-venv)
 # Only when Kubernetes is asked for.

@@ -32,6 +32,10 @@ async fn what_has_a_signature_is_not_formatted() {
         says("table", &partition_table, "partition table of type dos").await;
         says("luks", &luks, "crypto_LUKS").await;
         says("lvm", &lvm, "LVM2_member").await;
+        says("vfat", &|volume| drop(run("mkfs.vfat", &[volume.device()])), "vfat").await;
+        let btrfs = ["--quiet", "--mixed", "--nodiscard"];
+        says("btrfs", &|volume| drop(run("mkfs.btrfs", &[&btrfs[..], &[volume.device()]].concat())), "btrfs")
+            .await;
     }
     let ext4 = |volume: &Volume| drop(run("mkfs.ext4", &["-q", volume.device()]));
     let error = refused(&pool, "ext4", PLAIN, Wish::of("xfs"), ext4).await;

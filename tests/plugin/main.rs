@@ -8,7 +8,11 @@
 // A test says by a panic that something is not as it must be.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod canary;
+mod clusters;
 mod cost;
+mod kinds;
+mod meeting;
 mod outage;
 mod process;
 #[path = "../support/mod.rs"]
@@ -20,7 +24,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
 
 use support::inside::Inside;
-use support::lab::{Lab, LabSpec};
+use support::lab::{Cluster, Lab, LabSpec};
 
 fn lab() -> &'static Lab {
     Lab::shared(LabSpec { clusters: 2, nodes: 2 })
@@ -62,6 +66,10 @@ macro_rules! runs_inside {
 }
 
 runs_inside!(
+    kinds::a_file_system_grows_when_it_is_staged_again,
+    kinds::a_label_with_a_comma_reaches_the_kernel_whole,
+    kinds::a_kernel_that_gives_each_device_a_major_number,
+    kinds::what_another_driver_staged_with_nbd_is_not_touched,
     cost::publishing_and_measuring_costs_no_operation_and_no_process,
     sweep::staging_a_blank_ext4_is_resumed_after_a_kill_at_every_step,
     sweep::staging_a_blank_xfs_is_resumed_after_a_kill_at_every_step,
@@ -103,4 +111,90 @@ fn a_monitor_that_is_silent_hangs_no_call_and_no_other_volume() {
 #[test]
 fn a_cluster_that_is_cut_off_hangs_no_call_and_no_other_volume() {
     with_outages("outage::unreachable");
+}
+
+/// What CreateVolume leaves of a volume of that uuid.
+fn make_volume(cluster: &Cluster, uuid: &str, mib: &str) {
+    let (image, object) = (format!("csi-vol-{uuid}"), format!("csi.volume.{uuid}"));
+    let features = "layering,exclusive-lock,object-map,fast-diff,deep-flatten";
+    cluster.rbd(&["create", "--size", mib, "--image-feature", features, &image]);
+    for (key, value) in [("csi.volname", format!("pvc-{uuid}")), ("csi.imagename", image)] {
+        cluster.rados(&["-p", "rbd", "setomapval", &object, key, &value]);
+    }
+}
+
+/// The uuids begin so; `clusters` ends them with the number of the form.
+fn make_volumes(clusters: &[&Cluster], beginning: &str) {
+    for cluster in clusters {
+        for (form, mib) in [(volume::Form::Ext4, "32"), (volume::Form::Block, "8")] {
+            make_volume(cluster, &format!("{beginning}{}", form as u8), mib);
+        }
+    }
+}
+
+fn pool_id(cluster: &Cluster) -> String {
+    let pools: serde_json::Value =
+        serde_json::from_str(&cluster.ceph(&["osd", "lspools", "--format", "json"])).unwrap();
+    let pools = pools.as_array().unwrap();
+    pools.iter().find(|pool| pool["poolname"] == "rbd").unwrap()["poolnum"].to_string()
+}
+
+#[test]
+fn equal_names_on_two_clusters_are_kept_apart() {
+    let clusters = [lab().cluster(0), lab().cluster(1)];
+    assert_eq!(pool_id(clusters[0]), pool_id(clusters[1]), "the pools' ids are equal, too");
+    let uuids = "7a11e5aa-0000-4000-8000-00000000000";
+    make_volumes(&clusters, uuids);
+    let part = inside().with("TWINS", uuids).with("POOL_ID", &pool_id(clusters[0]));
+    println!("{}", part.run("clusters::twins_are_kept_apart"));
+}
+
+#[test]
+fn of_two_nodes_that_stage_a_volume_at_once_one_wins() {
+    let cluster = lab().cluster(0);
+    let uuids = "2a0de5aa-0000-4000-8000-00000000000";
+    make_volumes(&[cluster], uuids);
+    let meeting = meeting::Meeting::of(2);
+    std::thread::scope(|scope| {
+        for (me, other) in [(0, 1), (1, 0)] {
+            let part = inside()
+                .on(me)
+                .with("TWINS", uuids)
+                .with("POOL_ID", &pool_id(cluster))
+                .with("MY_IP", &lab().node(me).ip)
+                .with("OTHER_IP", &lab().node(other).ip);
+            let meeting = &meeting;
+            scope.spawn(move || {
+                run_with(&part, "clusters::one_of_two_nodes_wins", |wish| {
+                    let wishes = meeting.arrive(wish);
+                    if ["won", "lost"].contains(&wish) {
+                        assert!(wishes == ["lost", "won"], "the two nodes: {wishes:?}");
+                    }
+                });
+            });
+        }
+    });
+}
+
+/// Runs a part that wants the pool searched for the administrator's key.
+fn with_a_searched_pool(test: &str) {
+    let cluster = lab().cluster(0);
+    run_with(&inside(), test, |wish| {
+        assert_eq!(wish, "look into the pool");
+        // Every object with its data, attributes and keys: journal and image metadata too.
+        let export = cluster.command("rados").args(["-p", "rbd", "export", "-"]).output().unwrap();
+        let holds = |text: &str| export.stdout.windows(text.len()).any(|part| part == text.as_bytes());
+        assert!(export.status.success() && holds("csi.imageid"), "the journal is among it");
+        assert!(!holds(&cluster.admin_key), "the pool holds the key");
+    });
+}
+
+#[test]
+fn the_key_is_nowhere_in_a_volumes_life() {
+    with_a_searched_pool("canary::the_key_is_nowhere");
+}
+
+#[test]
+fn the_key_is_nowhere_when_the_program_rbd_maps() {
+    with_a_searched_pool("canary::the_key_is_nowhere_with_the_program_rbd");
 }

@@ -15,17 +15,23 @@ use super::lab::{Cluster, Lab, succeed};
 /// The variable with the key of `client.admin`.
 pub const KEY: &str = "LAB_KEY";
 
-/// How to run parts of a test in a lab's first node.
+/// How to run parts of a test in a lab's node, the first if nothing else is said.
 #[derive(Clone)]
 pub struct Inside<'a> {
     lab: &'a Lab,
+    node: usize,
     variables: Vec<(String, String)>,
 }
 
 impl<'a> Inside<'a> {
     /// Knowing of no cluster.
     pub fn new(lab: &'a Lab) -> Self {
-        Self { lab, variables: Vec::new() }
+        Self { lab, node: 0, variables: Vec::new() }
+    }
+
+    /// In the i-th node, from 0.
+    pub fn on(self, node: usize) -> Self {
+        Self { node, ..self }
     }
 
     /// With what is to be known of a cluster.
@@ -48,7 +54,7 @@ impl<'a> Inside<'a> {
         let argv = [executable, "--exact", test, "--ignored", "--nocapture", "--test-threads=1"];
         let variables: Vec<_> =
             self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        self.lab.node(0).command_with(&variables, &argv)
+        self.lab.node(self.node).command_with(&variables, &argv)
     }
 
     /// Runs the test of that name there; it must succeed. Gives its output.
