@@ -131,14 +131,16 @@ async fn images(
         }
         None => known && staged::belongs(mapping, &place.volume_id, stash),
     });
-    if let (None, None, Some(id)) = (&mounted, stash, VolumeId::parse(&place.volume_id)) {
+    let noted = stash.is_some_and(|stash| !stash.fsid.is_empty());
+    if let (None, false, Some(id)) = (&mounted, noted, VolumeId::parse(&place.volume_id)) {
         all = without_others(all, &id, config).await;
     }
     require_one_cluster(&all, place)?;
     Ok(all)
 }
 
-/// Nothing has noted the cluster: an image of the same name on another one is not touched.
+/// Nothing has noted the cluster (ceph-csi's stash does not): an image of the same name on
+/// another one is not touched.
 async fn without_others(found: Vec<Mapping>, id: &VolumeId, config: &ConfigFiles) -> Vec<Mapping> {
     let mut own = Vec::new();
     for mapping in found {

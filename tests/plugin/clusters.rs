@@ -50,6 +50,15 @@ fn twins_are_kept_apart() {
             assert_eq!(show(1), text[1]);
             assert_eq!(krbd::mappings().unwrap().len(), 1);
         }
+        // The same with a stash that does not say which cluster, as ceph-csi leaves it.
+        let stash = format!(
+            r#"{{"Version":3,"pool":"rbd","radosNamespace":"","image":"{}","unmapOptions":"","accessType":false,"encrypted":false,"device":"","logDir":"","logFileStrategy":""}}"#,
+            gone.image
+        );
+        std::fs::write(gone.staging.join("image-meta.json"), stash).unwrap();
+        plugin.unstage(gone).unwrap();
+        assert_eq!(std::fs::read_dir(&gone.staging).unwrap().count(), 0);
+        assert_eq!(show(1), text[1]);
         // It comes back with what it had, and the other goes.
         plugin.stage(gone).unwrap();
         plugin.publish(gone, &gone.target("pod")).unwrap();
