@@ -1,6 +1,7 @@
 //! A lab by its script alone, also one of another checkout; and what it leaves behind.
 
 use std::collections::HashMap;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -81,12 +82,17 @@ impl Drop for Checkout {
     }
 }
 
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
 /// Where a lab shows.
 #[derive(Debug)]
 pub struct Traces {
     netns: PathBuf,
-    /// The namespace itself, which outlives its name as long as a process is in it.
-    inode: u64,
+    /// The namespace itself, which outlives its name as long as a process is in it. Held
+    /// open, since its number would be another lab's otherwise.
+    network: File,
     run: PathBuf,
     dir: PathBuf,
 }
@@ -94,20 +100,26 @@ pub struct Traces {
 impl Traces {
     fn of(env: &HashMap<String, String>) -> Option<Self> {
         let netns = PathBuf::from(env.get("LAB_NETNS_FILE")?);
-        let inode = std::fs::metadata(&netns).ok()?.ino();
+        let network = File::open(&netns).ok()?;
+        // The name is a plain file of that folder until the namespace is mounted there.
+        let folder = std::fs::metadata(netns.parent()?).ok()?;
+        if network.metadata().ok()?.dev() == folder.dev() {
+            return None;
+        }
         let run = Path::new("/tmp").join(env.get("LAB_NETNS")?);
-        Some(Self { netns, inode, run, dir: PathBuf::from(env.get("LAB_DIR")?) })
+        Some(Self { netns, network, run, dir: PathBuf::from(env.get("LAB_DIR")?) })
     }
 
     /// The processes that live in its network, or work in its folders.
     fn processes(&self) -> Vec<String> {
+        let own = self.network.metadata().unwrap();
         let places = [self.run.to_str().unwrap(), self.dir.to_str().unwrap()];
         let mut found = Vec::new();
         for process in std::fs::read_dir("/proc").unwrap().flatten() {
             let argv = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
             let argv = String::from_utf8_lossy(&argv).replace('\0', " ");
             let inside =
-                std::fs::metadata(process.path().join("ns/net")).is_ok_and(|net| net.ino() == self.inode);
+                std::fs::metadata(process.path().join("ns/net")).is_ok_and(|net| is_same(&net, &own));
             if inside || places.iter().any(|place| argv.contains(place)) {
                 found.push(format!("{} {argv}", process.path().display()));
             }
