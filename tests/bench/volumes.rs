@@ -26,6 +26,7 @@ use tokio::runtime::Runtime;
 const GIB: i64 = 1 << 30;
 const MANY: usize = 20_000;
 const STAGING: &str = "/var/lib/kubelet/plugins/bench/globalmount";
+const PODS: &str = "/var/lib/kubelet/pods/bench";
 const TARGET: &str = "/var/lib/kubelet/pods/bench/mount";
 
 struct Bench {
@@ -60,6 +61,7 @@ fn main() {
     let runtime = lab.runtime();
     let mut bench = Bench { lab, site, runtime, table: String::new() };
     operations(&mut bench);
+    node_operations(&mut bench);
     bench.section("Rates per second");
     rates(&mut bench);
     staging(&mut bench);
@@ -86,10 +88,61 @@ fn operations(bench: &mut Bench) {
     bench.row("CreateVolume, default features, PV/PVC metadata", &(created - start).to_string());
     bench.row("CreateVolume again", &(replayed - created).to_string());
     bench.runtime.block_on(async {
+        let request = proto::ValidateVolumeCapabilitiesRequest {
+            volume_id: volume.volume_id.clone(),
+            volume_context: volume.volume_context.clone(),
+            volume_capabilities: vec![driver::mount()],
+            secrets: bench.site.secrets.clone(),
+            ..Default::default()
+        };
+        driver.client().await.validate_volume_capabilities(request).await.unwrap();
+    });
+    let validated = count(bench);
+    bench.row("ValidateVolumeCapabilities", &(validated - replayed).to_string());
+    bench.runtime.block_on(async {
         driver.client().await.delete_volume(driver::delete(&bench.site, &volume.volume_id)).await.unwrap();
     });
     let deleted = count(bench);
-    bench.row("DeleteVolume, to its answer and a little of the purge", &(deleted - replayed).to_string());
+    bench.row("DeleteVolume, to its answer and a little of the purge", &(deleted - validated).to_string());
+}
+
+/// The same for the node's calls, with a formatted volume.
+fn node_operations(bench: &mut Bench) {
+    let mut site = Site::new(&bench.lab, bench.cluster());
+    // Sockets work in the node's own folders only.
+    site.ceph_conf("admin_socket = /tmp/bench.$cctid.asok");
+    site.flag("--map-with=krbd");
+    let node = site.node(bench.lab.node(0));
+    bench.lab.node(0).exec(&["mkdir", "-p", STAGING, PODS]);
+    let volume = create_one(bench, &node, "node-counted");
+    stage(bench, &node, &volume);
+    unstage(bench, &node, &volume);
+    let mut last = sent_in_node(bench.lab.node(0));
+    for (what, call) in NODE_CALLS {
+        call(bench, &node, &volume);
+        let now = sent_in_node(bench.lab.node(0));
+        bench.row(what, &(now - last).to_string());
+        last = now;
+    }
+}
+
+type NodeCall = fn(&Bench, &Driver, &proto::Volume);
+
+const NODE_CALLS: [(&str, NodeCall); 5] = [
+    ("NodeStageVolume of a formatted volume", |bench, node, volume| {
+        stage(bench, node, volume);
+    }),
+    ("NodePublishVolume", publish),
+    ("NodeGetVolumeStats", measure),
+    ("NodeUnpublishVolume", unpublish),
+    ("NodeUnstageVolume", unstage),
+];
+
+fn sent_in_node(node: &Node) -> u64 {
+    let dumps =
+        node.shell("for i in /tmp/bench.*.asok; do ceph --admin-daemon $i perf dump objecter op_send; done");
+    let dumps = serde_json::Deserializer::from_str(&dumps).into_iter::<serde_json::Value>();
+    dumps.map(|dump| dump.unwrap()["objecter"]["op_send"].as_u64().unwrap()).sum()
 }
 
 /// What librbd alone does with 10 threads: the measure for our rates.
@@ -193,7 +246,7 @@ fn staging(bench: &mut Bench) {
         let mut site = Site::new(&bench.lab, bench.cluster());
         site.flag(format!("--map-with={mapper}"));
         let node = site.node(bench.lab.node(0));
-        bench.lab.node(0).exec(&["mkdir", "-p", STAGING, "/var/lib/kubelet/pods/bench"]);
+        bench.lab.node(0).exec(&["mkdir", "-p", STAGING, PODS]);
         let idle = node_memory(bench.lab.node(0));
         let volume = create_one(bench, &node, &format!("staged-{mapper}"));
         stage(bench, &node, &volume);
@@ -207,10 +260,9 @@ fn staging(bench: &mut Bench) {
             &format!("--map-with={mapper}, best of 5"),
             &format!("{:.0} ms", best.as_secs_f64() * 1000.0),
         );
-        bench.row(
-            &format!("anonymous memory of the node plugin, idle, {mapper}"),
-            &format!("{:.1} MB", idle as f64 / 1e6),
-        );
+        let used = node_memory(bench.lab.node(0));
+        bench.row(&format!("anonymous memory of the node plugin, idle, {mapper}"), &idle);
+        bench.row(&format!("the same after use, and its helper process, {mapper}"), &used);
         times.push(best.as_secs_f64());
     }
     bench.row("ratio", &format!("{:.1}", times[1] / times[0]));
@@ -229,36 +281,56 @@ fn stage(bench: &Bench, node: &Driver, volume: &proto::Volume) -> Duration {
         };
         let started = Instant::now();
         client.node_stage_volume(request).await.unwrap();
-        let time = started.elapsed();
-        let target = proto::NodePublishVolumeRequest {
-            volume_id: volume.volume_id.clone(),
-            staging_target_path: STAGING.to_owned(),
-            target_path: TARGET.to_owned(),
-            volume_capability: Some(driver::mount()),
-            ..Default::default()
-        };
-        client.node_publish_volume(target).await.unwrap();
-        time
+        started.elapsed()
     })
 }
 
-fn unstage(bench: &Bench, node: &Driver, volume: &proto::Volume) {
-    bench.runtime.block_on(async {
-        let mut client = node.node().await;
-        let volume_id = volume.volume_id.clone();
-        let unpublish = proto::NodeUnpublishVolumeRequest {
-            volume_id: volume_id.clone(),
-            target_path: TARGET.to_owned(),
-        };
-        client.node_unpublish_volume(unpublish).await.unwrap();
-        let unstage = proto::NodeUnstageVolumeRequest { volume_id, staging_target_path: STAGING.to_owned() };
-        client.node_unstage_volume(unstage).await.unwrap();
-    });
+fn publish(bench: &Bench, node: &Driver, volume: &proto::Volume) {
+    let request = proto::NodePublishVolumeRequest {
+        volume_id: volume.volume_id.clone(),
+        staging_target_path: STAGING.to_owned(),
+        target_path: TARGET.to_owned(),
+        volume_capability: Some(driver::mount()),
+        ..Default::default()
+    };
+    bench.runtime.block_on(async { node.node().await.node_publish_volume(request).await.unwrap() });
 }
 
-fn node_memory(node: &Node) -> u64 {
-    let line = node.shell("grep -h Anonymous: /proc/$(pidof rbd-csi | awk '{print $NF}')/smaps_rollup");
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+fn measure(bench: &Bench, node: &Driver, volume: &proto::Volume) {
+    let request = proto::NodeGetVolumeStatsRequest {
+        volume_id: volume.volume_id.clone(),
+        volume_path: TARGET.to_owned(),
+        staging_target_path: STAGING.to_owned(),
+    };
+    bench.runtime.block_on(async { node.node().await.node_get_volume_stats(request).await.unwrap() });
+}
+
+fn unpublish(bench: &Bench, node: &Driver, volume: &proto::Volume) {
+    let request = proto::NodeUnpublishVolumeRequest {
+        volume_id: volume.volume_id.clone(),
+        target_path: TARGET.to_owned(),
+    };
+    bench.runtime.block_on(async { node.node().await.node_unpublish_volume(request).await.unwrap() });
+}
+
+fn unstage(bench: &Bench, node: &Driver, volume: &proto::Volume) {
+    let request = proto::NodeUnstageVolumeRequest {
+        volume_id: volume.volume_id.clone(),
+        staging_target_path: STAGING.to_owned(),
+    };
+    bench.runtime.block_on(async { node.node().await.node_unstage_volume(request).await.unwrap() });
+}
+
+/// Of each process of the plugin's in the node: the driver, and its helper once it runs.
+fn node_memory(node: &Node) -> String {
+    let lines = node.shell(
+        "for i in $(pidof rbd-csi | tr ' ' '\\n' | sort -n); do grep -h Anonymous: /proc/$i/smaps_rollup; done",
+    );
+    let sizes = lines.lines().map(|line| {
+        let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        format!("{:.1} MB", kib * 1024.0 / 1e6)
+    });
+    sizes.collect::<Vec<_>>().join(", ")
 }
 
 fn write_down(table: &str) {
