@@ -23,25 +23,26 @@ pods_not_ready() {
     done
 }
 
-# The words behind what Kubernetes calls a container's state.
+# The words behind what Kubernetes calls containers' states, and the pod's newest warning.
 containers_in_words() {
-    local pod=$1 item container reason text=""
+    local pod=$1 item container reason text="" made="" starting=""
     for item in $2; do
         container=${item%%:*} reason=${item#*:}
         case "$reason" in
-        ContainerCreating | PodInitializing) text+="$container is being made$(last_warning "$pod")" ;;
+        ContainerCreating | PodInitializing) made+="$container " ;;
+        Starting) starting+="$container " ;;
         ErrImagePull | ImagePullBackOff | ErrImageNeverPull | InvalidImageName)
-            text+="the image of $container cannot be had ($reason)$(last_warning "$pod")"
+            text+="the image of $container cannot be had ($reason); "
             ;;
         CrashLoopBackOff | Error | Completed | OOMKilled | RunContainerError)
-            text+="$container ends ($reason); its last line: $(last_line "$pod" "$container")"
+            text+="$container ends ($reason); its last line: $(last_line "$pod" "$container"); "
             ;;
-        Starting) text+="$container runs, not ready yet" ;;
-        *) text+="$container: $reason$(last_warning "$pod")" ;;
+        *) text+="$container: $reason; " ;;
         esac
-        text+="; "
     done
-    echo "${text%; }"
+    [[ -z $made ]] || text+="being made: ${made% }; "
+    [[ -z $starting ]] || text+="running, not ready yet: ${starting% }; "
+    echo "${text%; }$(last_warning "$pod")"
 }
 
 last_line() {
@@ -51,11 +52,14 @@ last_line() {
     echo "${line:-(no log)}"
 }
 
-# The pod's newest warning, behind a comma.
+# Behind a comma. Words without a reason, and probes of what is about to start, say nothing
+# new; of a long chain of causes the last is the one.
 last_warning() {
     local text
     text=$(kn get events --field-selector "involvedObject.name=$1,type=Warning" --sort-by=.lastTimestamp \
-        -o go-template='{{range .items}}{{.message}}{{"\n"}}{{end}}' 2>/dev/null | grep -v "^Error: " | tail -n 1) || text=""
+        -o go-template='{{range .items}}{{.message}}{{"\n"}}{{end}}' 2>/dev/null |
+        grep -vE '^Error: |probe failed: |^Back-off ' | tail -n 1) || text=""
+    ((${#text} < 240)) || text="${text:0:80} … ${text: -150}"
     [[ -z $text ]] || echo ", $text"
 }
 
