@@ -8,13 +8,13 @@
 # can look.
 LOOKED_AT="" UNSEEN=""
 
-# The image is taken from what runs, for that is on the nodes already.
+# The image of a node plugin that runs: the nodes have it, whatever the DaemonSet wants by now.
 use_running_image() {
     local running
     # shellcheck disable=SC2153
-    running=$(kn get daemonset "$DAEMONSET" --ignore-not-found \
-        -o jsonpath="{.spec.template.spec.containers[?(@.name=='$CONTAINER')].image}")
-    [[ -n $IMAGE || -z $running ]] || IMAGE=$running
+    running=$(kn get pods -l "app=$DAEMONSET" --field-selector=status.phase=Running \
+        -o jsonpath="{.items[*].spec.containers[?(@.name=='$CONTAINER')].image}")
+    [[ -n $IMAGE || -z $running ]] || IMAGE=${running%% *}
 }
 
 # Fills LOOKED_AT and UNSEEN: node plugins that run, and pods of our own on the other nodes.
