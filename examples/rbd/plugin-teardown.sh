@@ -84,10 +84,24 @@ refuse_while_used() {
         [[ -n $PURGE ]] || die "volumes are still attached, though no pod uses them; nothing was removed" \
             "$(attachments | awk '{ printf "%svolume %s on %s (%s)", (NR > 1 ? "\n" : ""), $1, $2, $3 }')" \
             "Is the node dead, or the controller not running? --purge-node-residue deletes the attachments."
-        attachments | awk '{ print $3 }' | xargs "${KUBECTL_WORDS[@]}" delete volumeattachments --wait=true --timeout=60s
+        end_attachments
     fi
     wait_until 60 deletions_done || true
     refuse_volumes_left
+}
+
+# csi-attacher ends them when it runs. Where it is gone, nobody would ever take its finalizer
+# away; that is all that is left to do, for detaching asks nothing of Ceph, and what is still
+# mounted on nodes is looked for next.
+end_attachments() {
+    local name
+    attachments | awk '{ print $3 }' | while read -r name; do
+        k delete volumeattachment "$name" --wait=false | sed 's/^/   /'
+    done
+    wait_until 30 attachments_gone || attachments | awk '{ print $3 }' | while read -r name; do
+        say "csi-attacher does not end $name: its finalizer is taken away"
+        k patch volumeattachment "$name" --type=merge -p '{"metadata":{"finalizers":null}}' | sed 's/^/   /'
+    done
 }
 
 refuse_volumes_left() {
