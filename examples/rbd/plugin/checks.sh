@@ -7,7 +7,9 @@
 # nodes, and those are gone again at the end.
 
 FAULTS=0
-OLDEST_MINOR=29
+# docs/support.md has the list; kubectl may be one version older than the cluster.
+OLDEST_MINOR=30
+OLDEST_KUBECTL=29
 
 ok() { printf '   ok      %s\n' "$1"; }
 note() { printf '   note    %s\n' "$1" && further "${@:2}"; }
@@ -29,8 +31,8 @@ check_kubectl() {
     client=$(k version --client -o yaml 2>/dev/null | sed -nE 's/^ *minor: *"([0-9]+).*/\1/p')
     if [[ -z $minor || $minor -lt $OLDEST_MINOR ]]; then
         fault "Kubernetes is 1.${minor:-?}; the driver is for 1.$OLDEST_MINOR and newer"
-    elif [[ -z $client || $client -lt $OLDEST_MINOR ]]; then
-        fault "kubectl is 1.${client:-?}; 1.$OLDEST_MINOR or newer is needed"
+    elif [[ -z $client || $client -lt $OLDEST_KUBECTL ]]; then
+        fault "kubectl is 1.${client:-?}; 1.$OLDEST_KUBECTL or newer is needed"
     else
         ok "kubectl 1.$client reaches Kubernetes 1.$minor"
     fi
