@@ -2,7 +2,8 @@
 
 Started by scripts/manifests, which brings the libraries. What a reader gets wrong: the
 plain files are never edited; what differs in them from the chart is the heading alone.
-The checks of content and the values that are tried are in manifests_checks.py.
+The checks of content and the values that are tried are in manifests_checks.py;
+examples/rbd is held to the same.
 """
 
 import sys
@@ -14,6 +15,7 @@ import manifests_checks as checks
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "deploy/rbd/charts/rbd-csi"
+EXAMPLES = ROOT / "examples/rbd"
 # Template → plain file. ceph-csi's places: what needs kinds that not every cluster has is
 # outside of the folder that people apply as a whole.
 PLAIN = {
@@ -91,8 +93,9 @@ def variations(chart):
 def check(chart):
     """Fails with all that is wrong."""
     plain = {path.relative_to(ROOT): text for path, text in plain_files(chart).items()}
+    examples = {path.relative_to(ROOT): path.read_text() for path in sorted(EXAMPLES.glob("*.yaml"))}
     wrong = list(in_step(chart))
-    for path, text in plain.items():
+    for path, text in (plain | examples).items():
         wrong += checks.valid(path, text)
     wrong += checks.as_ceph_csi("".join(plain.values()))
     wrong += checks.versions(chart.metadata, (ROOT / "Cargo.toml").read_text())
@@ -103,7 +106,7 @@ def check(chart):
         sys.exit("\n".join(["scripts/manifests:", *map(str, wrong)]))
     print(
         f"{len(plain)} plain manifests are the chart's, {len(checks.VARIATIONS)} variations of values tried;",
-        f"valid for Kubernetes {' and '.join(checks.KUBERNETES)}",
+        f"they and {len(examples)} examples are valid for Kubernetes {' and '.join(checks.KUBERNETES)}",
     )
 
 

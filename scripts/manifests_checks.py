@@ -13,7 +13,7 @@ import yaml
 from yamllint import linter
 from yamllint.config import YamlLintConfig
 
-# The oldest and the newest that are supported; deploy/rbd/README.md has the reasons.
+# The oldest and the newest that are supported; docs/support.md has the list, deploy/rbd/README.md the reasons.
 KUBERNETES = ("1.29", "1.36")
 # Kinds of operators, which the Kubernetes schemas do not have.
 FOREIGN = {"ServiceMonitor"}

@@ -8,8 +8,8 @@
 
 FAULTS=0
 # docs/support.md has the list; kubectl may be one version older than the cluster.
-OLDEST_MINOR=30
-OLDEST_KUBECTL=29
+OLDEST_MINOR=29
+OLDEST_KUBECTL=28
 
 ok() { printf '   ok      %s\n' "$1"; }
 note() { printf '   note    %s\n' "$1" && further "${@:2}"; }
