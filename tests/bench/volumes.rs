@@ -265,7 +265,7 @@ fn staging(bench: &mut Bench) {
         bench.row(&format!("the same after use, and its helper process, {mapper}"), &used);
         times.push(best.as_secs_f64());
     }
-    bench.row("ratio", &format!("{:.1}", times[1] / times[0]));
+    bench.row("ratio", &format!("{:.2}", times[1] / times[0]));
 }
 
 fn stage(bench: &Bench, node: &Driver, volume: &proto::Volume) -> Duration {
