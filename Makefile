@@ -72,6 +72,15 @@ conformance: setup ## our CSI messages against the published ones, and csi-sanit
 sanity: setup ## csi-sanity alone
 	@scripts/sanity
 
+e2e: setup ## all end-to-end tests: the driver on a real Kubernetes (needs Go once)
+	@scripts/e2e
+
+e2e-short: setup ## the user's path only: deploy, claim, pod, moved pod, teardown
+	@scripts/e2e short
+
+e2e-storage: setup ## Kubernetes' own storage suite; writes docs/e2e-storage.md
+	@scripts/e2e storage
+
 bench: setup ## operations, rates and memory, as a table (docs/benchmark.md keeps the last)
 	@scripts/bench
 

@@ -40,18 +40,38 @@ pub struct Lab {
     pub dir: PathBuf,
     clusters: Vec<Cluster>,
     nodes: Vec<Node>,
+    kubectl: Option<PathBuf>,
+    /// Somebody else's: it stays when this is dropped.
+    borrowed: bool,
 }
 
 impl Lab {
     /// Starts a lab. It also ends when this process does, however it ends.
     pub fn start(spec: LabSpec) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "the lab's tests need root: run them by `make test`");
+        let (clusters, nodes) = (spec.clusters.to_string(), spec.nodes.to_string());
+        Self::up(&["--clusters", &clusters, "--nodes", &nodes])
+    }
+
+    /// Starts a lab with one Ceph, a Kubernetes control plane and two nodes of it.
+    pub fn start_kubernetes() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "the lab needs root: run this by `make e2e`");
+        Self::up(&["--clusters", "1", "--nodes", "2", "--kubernetes"])
+    }
+
+    /// A lab that runs already, such as `make k8s-lab` leaves; it is not ended here.
+    pub fn borrow(name: &str) -> Self {
+        let mut lab = Self::find(name.to_owned());
+        lab.borrowed = true;
+        lab
+    }
+
+    fn up(arguments: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{}-{number}", env!("CARGO_CRATE_NAME"), std::process::id());
-        let (clusters, nodes) = (spec.clusters.to_string(), spec.nodes.to_string());
         let owner = std::process::id().to_string();
-        succeed(script(&name).args(["up", "--clusters", &clusters, "--nodes", &nodes, "--owner", &owner]));
+        succeed(script(&name).arg("up").args(arguments).args(["--owner", &owner]));
         Self::find(name)
     }
 
@@ -81,6 +101,8 @@ impl Lab {
             dir: PathBuf::from(&env["LAB_DIR"]),
             clusters: clusters.iter().map(|cluster| Cluster::find(&env, cluster)).collect(),
             nodes: nodes.iter().map(|node| Node::find(&env, &name, node)).collect(),
+            kubectl: env.get("LAB_KUBECTL").map(PathBuf::from),
+            borrowed: false,
             name,
         }
     }
@@ -116,6 +138,16 @@ impl Lab {
         within(&self.netns, program)
     }
 
+    /// kubectl with the administrator's rights, to be run from anywhere; only of a Kubernetes lab.
+    pub fn kubectl(&self) -> &Path {
+        self.kubectl.as_deref().expect("the lab has a Kubernetes")
+    }
+
+    /// A subcommand of `scripts/lab/lab`, which must succeed; gives its output.
+    pub fn lab(&self, arguments: &[&str]) -> String {
+        succeed(script(&self.name).args(arguments))
+    }
+
     /// Ends the lab. Dropping does the same; here a failure is an answer.
     pub fn down(&self) -> bool {
         script(&self.name).arg("down").status().is_ok_and(|status| status.success())
@@ -124,7 +156,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if !self.down() && !std::thread::panicking() {
+        if !self.borrowed && !self.down() && !std::thread::panicking() {
             panic!("the lab {} could not be removed", self.name);
         }
     }

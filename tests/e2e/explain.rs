@@ -1,0 +1,70 @@
+//! What a person would look at when a test failed: the objects, the events, the logs.
+//!
+//! What a reader gets wrong: nothing here may fail; what cannot be had is told as such.
+
+use std::fmt::Write as _;
+
+use super::space::Space;
+use super::world::{DRIVER_NAMESPACE, NODES, World};
+
+/// Lines of each log.
+const TAIL: &str = "40";
+
+pub fn explain(world: &World, space: Option<&Space>) -> String {
+    let mut text = String::new();
+    if let Some(space) = space {
+        for arguments in [
+            &["get", "pods,pvc,statefulsets", "-o", "wide"][..],
+            &["describe", "pods,pvc"],
+            &["events", "--types=Warning"],
+        ] {
+            section(&mut text, arguments, space.kubectl.try_run(arguments));
+        }
+    }
+    for arguments in [
+        &["get", "nodes,csinodes", "-o", "wide"][..],
+        &["get", "pv,volumeattachments,storageclasses", "-o", "wide"],
+        &["describe", "volumeattachments"],
+        &["get", "pods,deployments,daemonsets", "-o", "wide"],
+        &["events", "--types=Warning"],
+    ] {
+        section(&mut text, arguments, world.kubectl.try_run(arguments));
+    }
+    logs(world, &mut text);
+    for name in NODES {
+        let line = "ls /sys/bus/rbd/devices; grep /dev/rbd /proc/self/mountinfo; dmesg | tail -15";
+        let seen = world.node(name).command(&["timeout", "20", "sh", "-c", line]).output();
+        let seen = seen.map_or_else(
+            |error| error.to_string(),
+            |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+        );
+        let _ = writeln!(text, "-- {name}: devices, mounts, kernel\n{seen}");
+    }
+    text
+}
+
+fn section(text: &mut String, arguments: &[&str], answer: Result<String, String>) {
+    let _ = writeln!(text, "-- kubectl {}\n{}", arguments.join(" "), answer.unwrap_or_else(|error| error));
+}
+
+/// The ends of the logs of driver and sidecars, and of containers that ended before.
+fn logs(world: &World, text: &mut String) {
+    let pods = world.kubectl.try_get(&["pods", "-n", DRIVER_NAMESPACE]);
+    let pods = pods.ok().and_then(|list| list["items"].as_array().cloned()).unwrap_or_default();
+    for pod in pods {
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+        if !name.starts_with("csi-") {
+            continue;
+        }
+        let statuses = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        for status in statuses {
+            let container = status["name"].as_str().unwrap_or_default();
+            let mut arguments = vec!["logs", "-n", DRIVER_NAMESPACE, name, "-c", container, "--tail", TAIL];
+            section(text, &arguments, world.kubectl.try_run(&arguments));
+            if status["restartCount"].as_u64().is_some_and(|count| count > 0) {
+                arguments.push("--previous");
+                section(text, &arguments, world.kubectl.try_run(&arguments));
+            }
+        }
+    }
+}

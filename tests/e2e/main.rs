@@ -1,0 +1,124 @@
+//! The driver on a real Kubernetes: deployed with its scripts, used through claims and
+//! pods, disturbed, and removed. `make e2e`, `make e2e-short` and `make e2e-storage` run it.
+//!
+//! Lives here: which tests there are and in which order. One lab serves all of them;
+//! `E2E_LAB=NAME` takes one that runs already (`make k8s-lab`).
+//!
+//! What a reader gets wrong: this is a program, not a test harness, since its tests share
+//! one cluster and some need it without the driver. A test that fails stops no other, and
+//! one that cannot run ("not run") counts as failed.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test reports and fails so"
+)]
+
+mod access;
+mod ceph;
+mod deployment;
+mod disturbed;
+mod dropin;
+mod examples;
+mod explain;
+mod kubectl;
+mod life;
+mod many;
+mod node_lost;
+mod objects;
+mod publish;
+mod reclaim;
+mod refused;
+mod residue;
+mod run;
+mod short;
+mod snapshot;
+mod space;
+mod storage;
+#[path = "../support/mod.rs"]
+mod support;
+mod teardown;
+mod upgrade;
+mod wait;
+mod world;
+
+use std::process::ExitCode;
+
+use run::{Run, Test};
+use world::World;
+
+/// On a cluster without the driver; they deploy and remove it themselves.
+const BARE: &[Test] = &[short::TEST];
+
+/// On a cluster where plugin-deploy.sh has run.
+const DEPLOYED: &[&[Test]] = &[
+    examples::TESTS,
+    life::TESTS,
+    access::TESTS,
+    reclaim::TESTS,
+    refused::TESTS,
+    publish::TESTS,
+    many::TESTS,
+    disturbed::TESTS,
+    upgrade::TESTS,
+    node_lost::TESTS,
+    teardown::TESTS,
+];
+
+/// On a cluster without the driver, after all others: a deployment that is ceph-csi's.
+const LAST: &[Test] = &[dropin::TEST];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        [publish::INSIDE, ..] => return publish::inside(&words[1..]),
+        ["list"] => return list(),
+        [] => return usage(),
+        _ => {}
+    }
+    let Some(wanted) = choose(&words) else { return usage() };
+    let mut run = Run::new();
+    let Some(world) = run.start(World::start) else { return run.end() };
+    if wanted == ["storage"] {
+        run.deployed(&world, |run| run.one(&world, &storage::TEST));
+        return run.end();
+    }
+    let chosen = |test: &&Test| wanted.is_empty() || wanted.contains(&test.name);
+    BARE.iter().filter(chosen).for_each(|test| run.one(&world, test));
+    let deployed: Vec<&Test> = DEPLOYED.iter().copied().flatten().filter(chosen).collect();
+    if !deployed.is_empty() {
+        run.deployed(&world, |run| deployed.iter().for_each(|test| run.one(&world, test)));
+    }
+    LAST.iter().filter(chosen).for_each(|test| run.one(&world, test));
+    run.end()
+}
+
+fn every() -> impl Iterator<Item = &'static Test> {
+    BARE.iter().chain(DEPLOYED.iter().copied().flatten()).chain(LAST)
+}
+
+/// The names of the tests to run, none for all; nothing when there is no such test.
+fn choose<'a>(words: &[&'a str]) -> Option<Vec<&'a str>> {
+    match words {
+        ["all"] => Some(Vec::new()),
+        ["storage"] => Some(vec!["storage"]),
+        names => names.iter().all(|name| every().any(|test| test.name == *name)).then(|| names.to_vec()),
+    }
+}
+
+fn list() -> ExitCode {
+    for test in every() {
+        println!("{:<28}{}", test.name, test.about);
+    }
+    println!("{:<28}{}", storage::TEST.name, storage::TEST.about);
+    ExitCode::SUCCESS
+}
+
+fn usage() -> ExitCode {
+    eprintln!("usage: e2e all | storage | TEST… (`e2e list` names them; run them by scripts/e2e)");
+    ExitCode::from(2)
+}

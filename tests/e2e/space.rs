@@ -1,0 +1,138 @@
+//! One test's namespace, and what tests do in it again and again.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::kubectl::Kubectl;
+use super::wait::{seconds, until};
+use super::world::World;
+
+/// "Within seconds": what a claim may take when nothing disturbs it.
+pub const PROMPTLY: Duration = seconds(15);
+/// A pod with a volume, on a machine where everything runs on two cores.
+pub const POD: Duration = seconds(150);
+/// A pod's end, its volume unmounted, detached.
+pub const GONE: Duration = seconds(120);
+
+pub struct Space<'a> {
+    pub world: &'a World,
+    pub name: String,
+    /// kubectl in this namespace.
+    pub kubectl: Kubectl,
+    /// Cluster-wide objects that the test made, as kind/name.
+    wide: RefCell<Vec<String>>,
+}
+
+impl<'a> Space<'a> {
+    pub fn new(world: &'a World, test: &str) -> Self {
+        let name = format!("e2e-{test}").replace('_', "-");
+        let kubectl = world.kubectl.within(&name);
+        let space = Self { world, name, kubectl, wide: RefCell::default() };
+        let namespace =
+            json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": space.name } });
+        space.kubectl.create(&[namespace]);
+        // Without it the namespace's first pods are refused.
+        until("the namespace has its service account", seconds(30), || {
+            space.kubectl.try_get(&["serviceaccount", "default"]).map(drop)
+        });
+        space
+    }
+
+    pub fn apply(&self, objects: &[Value]) {
+        self.kubectl.apply(objects);
+    }
+
+    /// Makes cluster-wide objects, which go when the test ends.
+    pub fn apply_wide(&self, objects: &[Value]) {
+        for object in objects {
+            let name = |key: &Value| key.as_str().unwrap().to_owned();
+            self.wide.borrow_mut().push(format!(
+                "{}/{}",
+                name(&object["kind"]),
+                name(&object["metadata"]["name"])
+            ));
+        }
+        self.kubectl.apply(objects);
+    }
+
+    /// Waits for a claim; gives the name of its volume.
+    pub fn bound(&self, claim: &str, limit: Duration) -> String {
+        self.kubectl.wait(limit, &["--for=jsonpath={.status.phase}=Bound", &format!("pvc/{claim}")]);
+        self.kubectl.get(&["pvc", claim])["spec"]["volumeName"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits for a pod; gives how long that took.
+    pub fn ready(&self, pod: &str) -> Duration {
+        let started = Instant::now();
+        self.kubectl.wait(POD, &["--for=condition=Ready", &format!("pod/{pod}")]);
+        started.elapsed()
+    }
+
+    /// A line for the shell of a pod's only container.
+    pub fn sh(&self, pod: &str, line: &str) -> String {
+        self.try_sh(pod, line).unwrap_or_else(|text| panic!("{text}"))
+    }
+
+    pub fn try_sh(&self, pod: &str, line: &str) -> Result<String, String> {
+        self.kubectl.try_run(&["exec", pod, "--", "sh", "-ec", line])
+    }
+
+    /// The node that a pod is on.
+    pub fn node_of(&self, pod: &str) -> String {
+        self.kubectl.get(&["pod", pod])["spec"]["nodeName"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Deletes objects such as `pod/writer` and waits until they are gone.
+    pub fn delete(&self, objects: &[&str]) {
+        self.kubectl.delete(GONE, objects);
+    }
+
+    /// The image of a volume, as its attributes tell.
+    pub fn image_of(&self, volume: &str) -> String {
+        let volume = self.kubectl.get(&["pv", volume]);
+        volume["spec"]["csi"]["volumeAttributes"]["imageName"].as_str().unwrap().to_owned()
+    }
+
+    /// What the events of an object say, newest state of each; waits until one has all these words.
+    pub fn event(&self, object: &str, words: &[&str], limit: Duration) -> String {
+        let mut found = String::new();
+        until(&format!("an event of {object} with {words:?}"), limit, || {
+            let field = format!("involvedObject.name={object}");
+            let list = self.kubectl.try_get(&["events", "--field-selector", &field])?;
+            let messages: Vec<&str> = list["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|e| e["message"].as_str())
+                .collect();
+            match messages.iter().find(|text| words.iter().all(|word| text.contains(word))) {
+                Some(text) => {
+                    (*text).clone_into(&mut found);
+                    Ok(())
+                }
+                None => Err(format!("{messages:#?}")),
+            }
+        });
+        found
+    }
+
+    /// Removes all that the test made; it must go.
+    pub fn remove(&self) {
+        self.kubectl.delete(GONE, &["pods,statefulsets", "--all"]);
+        self.kubectl.delete(GONE, &["pvc", "--all"]);
+        for object in self.wide.borrow_mut().drain(..) {
+            self.kubectl.delete(GONE, &[&object]);
+        }
+        self.world.kubectl.delete(GONE, &["namespace", &self.name]);
+    }
+
+    /// The same after a test that failed, or for what it left: as far as it goes.
+    pub fn clear(&self) {
+        let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.remove()));
+        if attempt.is_err() {
+            println!("the namespace {} could not be cleared", self.name);
+        }
+    }
+}

@@ -1,0 +1,2 @@
+use super::run::Test;
+pub const TEST: Test = Test::new("x", "x", |_| {});
