@@ -75,6 +75,11 @@ impl Kubectl {
         self.get(arguments)["items"].as_array().cloned().unwrap_or_default()
     }
 
+    /// What the API server says at a path.
+    pub fn get_raw(&self, path: &str) -> Value {
+        serde_json::from_str(&self.run(&["get", "--raw", path])).unwrap()
+    }
+
     /// `apply -f FILE`.
     pub fn apply_file(&self, file: &std::path::Path) {
         self.run(&["apply", "-f", file.to_str().unwrap()]);

@@ -82,23 +82,29 @@ fn main() -> ExitCode {
     }
     let Some(wanted) = choose(&words) else { return usage() };
     let mut run = Run::new();
-    let Some(world) = run.start(World::start) else { return run.end() };
-    if wanted == ["storage"] {
-        run.deployed(&world, |run| run.one(&world, &storage::TEST));
-        return run.end();
-    }
+    let suite = wanted == ["storage"];
     let chosen = |test: &&Test| wanted.is_empty() || wanted.contains(&test.name);
-    BARE.iter().filter(chosen).for_each(|test| run.one(&world, test));
-    let deployed: Vec<&Test> = DEPLOYED.iter().copied().flatten().filter(chosen).collect();
+    let deployed: Vec<&Test> =
+        if suite { vec![&storage::TEST] } else { every_deployed().filter(chosen).collect() };
+    let (bare, last) = (BARE.iter().filter(chosen), LAST.iter().filter(chosen));
+    let Some(world) = run.start(|| World::start(suite)) else {
+        run.not_run(bare.chain(deployed).chain(last));
+        return run.end();
+    };
+    bare.for_each(|test| run.one(&world, test));
     if !deployed.is_empty() {
-        run.deployed(&world, |run| deployed.iter().for_each(|test| run.one(&world, test)));
+        run.deployed(&world, &deployed);
     }
-    LAST.iter().filter(chosen).for_each(|test| run.one(&world, test));
+    last.for_each(|test| run.one(&world, test));
     run.end()
 }
 
+fn every_deployed() -> impl Iterator<Item = &'static Test> {
+    DEPLOYED.iter().copied().flatten()
+}
+
 fn every() -> impl Iterator<Item = &'static Test> {
-    BARE.iter().chain(DEPLOYED.iter().copied().flatten()).chain(LAST)
+    BARE.iter().chain(every_deployed()).chain(LAST)
 }
 
 /// The names of the tests to run, none for all; nothing when there is no such test.

@@ -49,8 +49,8 @@ impl Run {
         Self::default()
     }
 
-    /// Starts what all tests need. Without it none can run, and that is a failure.
-    pub fn start<T>(&mut self, start: fn() -> T) -> Option<T> {
+    /// Starts what all tests need.
+    pub fn start<T>(&mut self, start: impl FnOnce() -> T) -> Option<T> {
         let started = Instant::now();
         match caught(start) {
             Ok(value) => {
@@ -58,8 +58,7 @@ impl Run {
                 Some(value)
             }
             Err(text) => {
-                println!("no test was run: {text}");
-                self.failed.push("lab (nothing was run)".into());
+                println!("no test can be run: {text}");
                 None
             }
         }
@@ -77,18 +76,21 @@ impl Run {
         });
     }
 
-    /// Deploys the driver, runs what needs it, and removes it. When it cannot be
-    /// deployed, what needs it is not run.
-    pub fn deployed(&mut self, world: &World, tests: impl FnOnce(&mut Self)) {
+    /// Deploys the driver, runs the tests that need it, and removes it. When it cannot be
+    /// deployed, they are not run.
+    pub fn deployed(&mut self, world: &World, tests: &[&Test]) {
         let about = "plugin-deploy.sh, secret and StorageClass on a clean cluster";
-        if self.step(world, "deploy", about, |space| deployment::deploy(space.world)) {
-            tests(self);
-            let about = "plugin-teardown.sh after all that";
-            self.step(world, "teardown", about, |space| deployment::teardown(space.world));
-        } else {
-            println!("the tests that need the driver were not run");
-            self.failed.push("tests of the deployed driver (not run)".into());
+        if !self.step(world, "deploy", about, |space| deployment::deploy(space.world)) {
+            return self.not_run(tests.iter().copied());
         }
+        tests.iter().for_each(|test| self.one(world, test));
+        let about = "plugin-teardown.sh after all that";
+        self.step(world, "teardown", about, |space| deployment::teardown(space.world));
+    }
+
+    /// Tests that something else kept from running: they count as failed.
+    pub fn not_run<'t>(&mut self, tests: impl IntoIterator<Item = &'t Test>) {
+        self.failed.extend(tests.into_iter().map(|test| format!("{} (not run)", test.name)));
     }
 
     fn step(&mut self, world: &World, name: &str, about: &str, steps: impl FnOnce(&Space)) -> bool {

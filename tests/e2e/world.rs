@@ -28,12 +28,13 @@ pub struct World {
 
 impl World {
     /// Starts the lab, or takes the one that E2E_LAB names, and loads the driver's image.
-    pub fn start() -> Self {
+    /// Kubernetes' own suite needs further images in it.
+    pub fn start(suite: bool) -> Self {
         let archive = checkout("target/image/rbd-csi.tar");
         assert!(archive.is_file(), "{} is not there: `make image` writes it", archive.display());
         let lab = match std::env::var("E2E_LAB") {
             Ok(name) => Lab::borrow(&name),
-            Err(_) => Lab::start_kubernetes(),
+            Err(_) => Lab::start_kubernetes(suite),
         };
         lab.lab(&["image-load", archive.to_str().unwrap()]);
         let kubectl = Kubectl::new(lab.kubectl().to_owned(), DRIVER_NAMESPACE);

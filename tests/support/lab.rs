@@ -41,6 +41,7 @@ pub struct Lab {
     clusters: Vec<Cluster>,
     nodes: Vec<Node>,
     kubectl: Option<PathBuf>,
+    kubeconfig: Option<PathBuf>,
     /// Somebody else's: it stays when this is dropped.
     borrowed: bool,
 }
@@ -53,10 +54,12 @@ impl Lab {
         Self::up(&["--clusters", &clusters, "--nodes", &nodes])
     }
 
-    /// Starts a lab with one Ceph, a Kubernetes control plane and two nodes of it.
-    pub fn start_kubernetes() -> Self {
+    /// Starts a lab with one Ceph, a Kubernetes control plane and two nodes of it; for
+    /// Kubernetes' own suite with the images that it needs.
+    pub fn start_kubernetes(suite: bool) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "the lab needs root: run this by `make e2e`");
-        Self::up(&["--clusters", "1", "--nodes", "2", "--kubernetes"])
+        let arguments = ["--clusters", "1", "--nodes", "2", "--kubernetes", "--e2e"];
+        Self::up(&arguments[..if suite { 6 } else { 5 }])
     }
 
     /// A lab that runs already, such as `make k8s-lab` leaves; it is not ended here.
@@ -102,6 +105,7 @@ impl Lab {
             clusters: clusters.iter().map(|cluster| Cluster::find(&env, cluster)).collect(),
             nodes: nodes.iter().map(|node| Node::find(&env, &name, node)).collect(),
             kubectl: env.get("LAB_KUBECTL").map(PathBuf::from),
+            kubeconfig: env.get("LAB_KUBECONFIG").map(PathBuf::from),
             borrowed: false,
             name,
         }
@@ -141,6 +145,11 @@ impl Lab {
     /// kubectl with the administrator's rights, to be run from anywhere; only of a Kubernetes lab.
     pub fn kubectl(&self) -> &Path {
         self.kubectl.as_deref().expect("the lab has a Kubernetes")
+    }
+
+    /// The administrator's kubeconfig, for programs in the lab's network.
+    pub fn kubeconfig(&self) -> &Path {
+        self.kubeconfig.as_deref().expect("the lab has a Kubernetes")
     }
 
     /// A subcommand of `scripts/lab/lab`, which must succeed; gives its output.
