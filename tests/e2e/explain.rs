@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use super::space::Space;
+use super::support::bench::last_lines;
 use super::world::{DRIVER_NAMESPACE, NODES, World};
 
 /// Lines of each log.
@@ -26,10 +27,11 @@ pub fn explain(world: &World, space: Option<&Space>) -> String {
         &["get", "pv,volumeattachments,storageclasses", "-o", "wide"],
         &["describe", "volumeattachments"],
         &["get", "pods,deployments,daemonsets", "-o", "wide"],
-        &["events", "--types=Warning"],
     ] {
         section(&mut text, arguments, world.kubectl.try_run(arguments));
     }
+    let events = ["get", "events", "--sort-by=.lastTimestamp"];
+    section(&mut text, &events, world.kubectl.try_run(&events).map(|all| last_lines(&all, 15)));
     logs(world, &mut text);
     for name in NODES {
         let line = "ls /sys/bus/rbd/devices; grep /dev/rbd /proc/self/mountinfo; dmesg | tail -15";
