@@ -105,7 +105,7 @@ impl Controller {
     ) -> Result<Volume> {
         let parameters = &wanted.parameters;
         progress.step(format!("connecting to cluster {}", parameters.cluster_id));
-        let (cluster, _, connection) = self
+        let (cluster, credentials, connection) = self
             .resolver
             .connect_for(&parameters.cluster_id, &request.secrets, Kind::InvalidArgument)
             .await?;
@@ -125,7 +125,9 @@ impl Controller {
         parameters.context(&format!("{}{}", parameters.prefix, id.uuid), pool.namespace())?;
         let journal = self.journal(&pool);
         self.purger.make_ready(&journal);
-        provision::provision(wanted, &journal, (&self.creator, &self.purger), &id.cluster_id, progress).await
+        provision::provision(wanted, &journal, (&self.creator, &self.purger), &id.cluster_id, progress)
+            .await
+            .map_err(|error| with_rights(error, credentials.user(), &parameters.pool))
     }
 
     /// DeleteVolume.
@@ -210,6 +212,15 @@ impl Controller {
         self.purger.resume(&journal);
         journal
     }
+}
+
+/// What the user may not do in the pool, with the rights that it lacks.
+fn with_rights(error: Error, user: &str, pool: &str) -> Error {
+    if error.kind != Kind::Denied {
+        return error;
+    }
+    let caps = format!("\"profile rbd pool={pool}\"");
+    error.while_doing(format!("client.{user} may not write to pool {pool}; does it have osd caps {caps}?"))
 }
 
 async fn open_pool(connection: &Connection, name: &str, namespace: &str) -> Result<Pool> {
