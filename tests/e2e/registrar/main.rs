@@ -3,15 +3,17 @@
 //!
 //! Lives here because that program's source is not to be had everywhere. What a reader
 //! gets wrong: it shares no code with the driver's own registration, or a test of the one
-//! would be a test of the other.
+//! would be a test of the other; only the filter without which h2 takes no call of a kubelet.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rbd_csi::server::authority::Repaired;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response, Status};
@@ -85,7 +87,9 @@ async fn main() {
     let name = driver_name(&flag("csi-address")).await;
     let socket = PathBuf::from(format!("/registration/{name}-reg.sock"));
     let _ = std::fs::remove_file(&socket);
+    // The kubelet names the socket's path as the authority, which h2 refuses.
     let listener = UnixListenerStream::new(UnixListener::bind(&socket).unwrap());
+    let listener = listener.map(|stream| stream.map(Repaired::new));
     println!("announcing {name} at {}", socket.display());
     let mut end = signal(SignalKind::terminate()).unwrap();
     Server::builder()
