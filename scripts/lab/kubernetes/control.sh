@@ -25,8 +25,11 @@ kube_prepare() {
     dir=$(kube_dir)
     mkdir -p "$dir"/{log,images,pki}
     tools_dir >"$dir/tools"
-    local images
-    mapfile -t images < <(images_files "$@")
+    local list images
+    # Not in < <(…), where a failure would be lost and the nodes get no images.
+    list=$(images_files "$@") && [[ -n $list ]] ||
+        die "no images for the nodes under $(tools_dir); remove that folder, so that they are made again"
+    mapfile -t images <<<"$list"
     ln -s "${images[@]}" "$dir/images/"
     echo "$(tools_dir)/store-$(images_hash)${1-}.tar" >"$dir/store"
     (umask 077; kube_write_keys >/dev/null; kube_write_tokens)

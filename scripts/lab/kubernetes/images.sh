@@ -75,13 +75,16 @@ suite_names() { "$1/e2e.test" --list-images | grep -E "/($2):" || die "Kubernete
 # What the storage tests run: agnhost with a shell beside it, and, under the names of
 # busybox and nginx, of which they use only the shell, busybox.
 build_suite_images() {
-    local dir=$1 tools names
+    local dir=$1 tools shells agnhosts names
     tools=$(dirname "$dir")
+    # Not in < <(…), where `die` would end only itself and leave archives without a name.
+    shells=$(suite_names "$tools" 'busybox|nginx|nginx-new') || exit
+    agnhosts=$(suite_names "$tools" agnhost) || exit
     busybox_root "$dir/root"
-    mapfile -t names < <(suite_names "$tools" 'busybox|nginx|nginx-new')
+    mapfile -t names <<<"$shells"
     image_write "$dir/suite-busybox.tar" "$dir/root" '[]' "${names[@]}"
     cp "$tools/agnhost" "$dir/root/agnhost"
-    mapfile -t names < <(suite_names "$tools" agnhost)
+    mapfile -t names <<<"$agnhosts"
     image_write "$dir/suite-agnhost.tar" "$dir/root" '["/agnhost"]' "${names[@]}"
     rm -r "$dir/root"
 }
@@ -95,6 +98,6 @@ images_build() {
 
 # images_files [--e2e]: the archives for a node; the first is what every pod needs.
 images_files() {
-    find "$(tools_dir)/images-$(images_hash)" -name '*.tar' | sort
+    find "$(tools_dir)/images-$(images_hash)" -name '*.tar' | sort || return
     [[ ${1-} != --e2e ]] || find "$(tools_dir)/images-suite-$(images_hash)" -name '*.tar' | sort
 }
