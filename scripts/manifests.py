@@ -88,6 +88,7 @@ def variations(chart):
         yield from (
             f"{variation.name}: still has {not_want!r}" for not_want in variation.lacks if not_want in text
         )
+        yield from (f"{variation.name}: {wrong}" for wrong in checks.unlike(text, variation.objects))
 
 
 def check(chart):

@@ -43,6 +43,9 @@ class Variation:
     namespace: str = "default"
     has: list = field(default_factory=list)
     lacks: list = field(default_factory=list)
+    # What the objects must be after parsing: kind, name, path, value. For what is left away
+    # and stands elsewhere in the text, where `lacks` could never fail.
+    objects: list = field(default_factory=list)
     # Part of the error with which these values are refused; None: they are not.
     refused: str = None
 
@@ -158,7 +161,10 @@ VARIATIONS = (
             "release: prometheus",
             "rbd-csi-extra",
         ],
-        lacks=["maxUnavailable: 1\n    spec", "runAsUser"],
+        lacks=["runAsUser"],
+        objects=[
+            ("DaemonSet", "csi-rbdplugin", "spec.updateStrategy", {"type": "OnDelete"}),
+        ],
     ),
     Variation(
         "no accounts and roles of its own",
@@ -250,16 +256,23 @@ def refused(manifest):
 
 def as_ceph_csi(text):
     """Where an apply over a running ceph-csi would be refused."""
-    manifests = {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text)}
-    for kind, name, path, wanted in IMMUTABLE:
+    for wrong in unlike(text, IMMUTABLE):
+        yield f"{wrong}: ceph-csi's is that, and cannot be changed in place"
+
+
+def unlike(text, objects):
+    """Where manifests are not what these objects (kind, name, path, value) say."""
+    parsed = yaml.load_all(text, Loader=yaml.CSafeLoader)
+    manifests = {(one["kind"], one["metadata"]["name"]): one for one in parsed if one is not None}
+    for kind, name, path, wanted in objects:
         found = manifests.get((kind, name))
         if found is None:
-            yield f"{kind} {name} is missing, which ceph-csi has"
+            yield f"{kind} {name} is missing, or of another name"
             continue
         for key in path.split("."):
             found = (found or {}).get(key)
         if found != wanted:
-            yield f"{kind} {name}: {path} cannot be changed and is {wanted} in ceph-csi's, {found} here"
+            yield f"{kind} {name}: {path} should be {wanted} and is {found}"
 
 
 def versions(chart, cargo):
