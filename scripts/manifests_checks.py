@@ -164,8 +164,34 @@ VARIATIONS = (
         lacks=["runAsUser"],
         objects=[
             ("DaemonSet", "csi-rbdplugin", "spec.updateStrategy", {"type": "OnDelete"}),
+            (
+                "DaemonSet",
+                "csi-rbdplugin",
+                "spec.template.spec.nodeSelector",
+                {"kubernetes.io/os": "linux", "a": "b"},
+            ),
+            (
+                "Deployment",
+                "csi-rbdplugin-provisioner",
+                "spec.template.spec.nodeSelector",
+                {"kubernetes.io/os": "linux"},
+            ),
         ],
     ),
+    Variation(
+        "a label of its own on all objects",
+        {"commonLabels": {"team": "storage"}},
+        objects=[
+            (
+                "DaemonSet",
+                "csi-rbdplugin",
+                "spec.template.metadata.labels",
+                {"app": "csi-rbdplugin", "team": "storage"},
+            ),
+            ("DaemonSet", "csi-rbdplugin", "spec.selector", {"matchLabels": {"app": "csi-rbdplugin"}}),
+        ],
+    ),
+    Variation("the selectors' label for all objects", {"commonLabels": {"app": "x"}}, refused="commonLabels"),
     Variation(
         "no accounts and roles of its own",
         {

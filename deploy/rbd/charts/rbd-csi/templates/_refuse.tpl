@@ -3,6 +3,9 @@
 {{- if hasSuffix "cephcsi/cephcsi" .Values.nodeplugin.plugin.image.repository -}}
 {{- fail "nodeplugin.plugin.image is ceph-csi's: leave `image` out of a values file of ceph-csi-rbd's" -}}
 {{- end -}}
+{{- if hasKey .Values.commonLabels "app" -}}
+{{- fail "commonLabels cannot have the key app: the selectors find pods by that label, and selectors are immutable" -}}
+{{- end -}}
 {{- $node := .Values.nodeplugin.httpMetrics -}}
 {{- $controller := .Values.provisioner.httpMetrics -}}
 {{- if and .Values.provisioner.enableHostNetwork $node.enabled $controller.enabled (eq (int $node.containerPort) (int $controller.containerPort)) -}}
