@@ -5,6 +5,14 @@
 //! this plugin, that the workers run.
 //! Never Ceph: an outage there would restart every plugin of the Kubernetes
 //! cluster, and help nobody.
+//!
+//! What a reader gets wrong: what is wrong comes in two kinds, and only Probe tells them
+//! apart. An error says to the CO that something has to be done about this process: CSI
+//! lets it restart the plugin, and sidecars (csi-lib-utils' ProbeForever) end at any code
+//! but DEADLINE_EXCEEDED. A config.json with a typo must not do that: the sidecars of a
+//! controller would crash one after the other, and detaching, which needs no
+//! configuration, would stand still with them. So that is `ready: false`, which they
+//! wait out; the driver reads the file anew at each call.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +40,24 @@ pub enum Registration {
     Done(PathBuf),
     /// The kubelet does not, for this reason.
     Refused(String),
+}
+
+/// Why this process cannot do its work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unwell {
+    /// Something is wrong here: workers stand still, or the node lacks krbd, which is
+    /// CSI's "missing required dependency".
+    Failed(String),
+    /// It is well, and goes to work by itself as soon as others have brought what it needs.
+    NotReady(String),
+}
+
+impl Unwell {
+    /// One line for the operator.
+    pub fn words(&self) -> &str {
+        let (Self::Failed(words) | Self::NotReady(words)) = self;
+        words
+    }
 }
 
 impl Registration {
@@ -94,20 +120,21 @@ impl Health {
     /// Fine, or why not.
     ///
     /// # Errors
-    /// One line for the operator.
-    pub async fn check(&self) -> Result<(), String> {
+    /// In one line for the operator.
+    pub async fn check(&self) -> Result<(), Unwell> {
         let silent =
             self.started.elapsed().saturating_sub(Duration::from_millis(self.beat.load(Ordering::Relaxed)));
         if silent > LATE {
-            return Err(format!("no worker has run for {} s", silent.as_secs()));
+            return Err(Unwell::Failed(format!("no worker has run for {} s", silent.as_secs())));
         }
-        self.registration.lock().unwrap_or_else(PoisonError::into_inner).check()?;
-        self.config.check().map_err(|error| error.to_string())?;
+        let registered = self.registration.lock().unwrap_or_else(PoisonError::into_inner).check();
+        registered.map_err(Unwell::NotReady)?;
+        self.config.check().map_err(|error| Unwell::NotReady(error.to_string()))?;
         if self.node && !krbd::is_loaded() {
             let loaded = tokio::task::spawn_blocking(module::ensure_loaded).await;
             loaded
-                .map_err(|error| error.to_string())?
-                .map_err(|error| format!("{}: {error}", module::ADVICE))?;
+                .map_err(|error| Unwell::Failed(error.to_string()))?
+                .map_err(|error| Unwell::Failed(format!("{}: {error}", module::ADVICE)))?;
         }
         Ok(())
     }
@@ -126,7 +153,25 @@ mod tests {
         assert_eq!(health.check().await, Ok(()));
         // As if the last beat had been a minute ago.
         health.started -= 2 * LATE;
-        assert!(health.check().await.unwrap_err().starts_with("no worker has run for 6"));
+        let unwell = health.check().await.unwrap_err();
+        assert!(
+            matches!(&unwell, Unwell::Failed(words) if words.starts_with("no worker has run for 6")),
+            "{unwell:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_gone_is_told_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let cluster = folder.path().join("config.json");
+        std::fs::write(&cluster, "[]").unwrap();
+        let health = Health::new(ConfigFiles { cluster, mapping: folder.path().join("m.json") }, false);
+        let socket = folder.path().join("driver-reg.sock");
+        std::fs::write(&socket, "").unwrap();
+        health.registration(Registration::Done(socket.clone()));
+        assert_eq!(health.check().await, Ok(()));
+        std::fs::remove_file(&socket).unwrap();
+        assert!(health.check().await.unwrap_err().words().contains("driver-reg.sock is gone"));
     }
 
     #[tokio::test]
@@ -135,7 +180,8 @@ mod tests {
         let config =
             ConfigFiles { cluster: folder.path().join("config.json"), mapping: folder.path().join("m.json") };
         let health = Health::new(config.clone(), false);
-        assert!(health.check().await.unwrap_err().contains("config.json"));
+        let unwell = health.check().await.unwrap_err();
+        assert!(matches!(&unwell, Unwell::NotReady(words) if words.contains("config.json")), "{unwell:?}");
         std::fs::write(&config.cluster, "[]").unwrap();
         assert_eq!(health.check().await, Ok(()));
     }

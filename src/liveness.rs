@@ -61,7 +61,7 @@ async fn probe(endpoint: &Endpoint, limit: Duration) -> Result<(), String> {
         let channel = endpoint.connect().await.map_err(|error| causes::told(&error))?;
         let answer = IdentityClient::new(channel).probe(ProbeRequest {}).await;
         match answer.map_err(|status| status.to_string())?.into_inner().ready {
-            Some(false) => Err("the driver says that it is not ready".to_owned()),
+            Some(false) => Err("the driver says that it is not ready; its own log says why".to_owned()),
             // Absent means ready (CSI, Probe).
             _ => Ok(()),
         }

@@ -55,6 +55,13 @@ impl Plugin<'_> {
             assert!(text.contains(word), "{word}: {text}");
         }
     }
+
+    /// Probe asks for patience, and `/healthz` says why.
+    fn is_not_ready(&self, word: &str) {
+        assert_eq!(self.probe().unwrap(), Some(false));
+        let (code, text) = self.healthz();
+        assert!(code == 503 && text.contains(word), "{code} {text}");
+    }
 }
 
 #[test]
@@ -101,7 +108,7 @@ fn a_node_plugin_is_as_well_as_its_kernel_and_not_as_its_ceph() {
 
     // What the operator of this node can mend counts again.
     std::fs::rename(site.path("config.json"), site.path("elsewhere")).unwrap();
-    plugin.is_unwell(&["config.json"]);
+    plugin.is_not_ready("config.json");
     std::fs::rename(site.path("elsewhere"), site.path("config.json")).unwrap();
     plugin.is_well("at the end");
 }

@@ -5,6 +5,7 @@
 //! the same, "regardless of … which RPCs an instance is serving".
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic::{Request, Response, Status};
 
@@ -12,7 +13,7 @@ use super::proto;
 use super::proto::identity_server::Identity;
 use super::proto::plugin_capability;
 use super::proto::plugin_capability::service::Type;
-use crate::health::Health;
+use crate::health::{Health, Unwell};
 
 /// The CSI release that `proto/csi.proto` holds.
 const CSI: &str = "1.13.0";
@@ -22,12 +23,28 @@ const CSI: &str = "1.13.0";
 pub struct IdentityService {
     name: String,
     health: Health,
+    /// Why the last Probe was answered with "not ready".
+    lacked: Arc<Mutex<Option<String>>>,
 }
 
 impl IdentityService {
     /// A driver of that name (`--drivername`).
     pub fn new(name: String, health: Health) -> Self {
-        Self { name, health }
+        Self { name, health, lacked: Arc::default() }
+    }
+
+    /// `ready: false` has no words, and the log is where they go: once, since sidecars
+    /// that wait ask every second.
+    fn tell(&self, lacks: Option<&str>) {
+        let mut before = self.lacked.lock().unwrap_or_else(PoisonError::into_inner);
+        match lacks {
+            Some(why) if before.as_deref() != Some(why) => {
+                tracing::warn!(why, "not ready, as Probe is told: sidecars wait until that is mended");
+            }
+            None if before.is_some() => tracing::info!("ready"),
+            Some(_) | None => {}
+        }
+        *before = lacks.map(str::to_owned);
     }
 }
 
@@ -57,10 +74,15 @@ impl Identity for IdentityService {
     }
 
     async fn probe(&self, _: Request<proto::ProbeRequest>) -> Result<Response<proto::ProbeResponse>, Status> {
-        // CSI: FAILED_PRECONDITION when a dependency is missing; the process serves
-        // calls only when it has started, so it is ready.
-        self.health.check().await.map_err(Status::failed_precondition)?;
-        Ok(Response::new(proto::ProbeResponse { ready: Some(true) }))
+        // CSI: FAILED_PRECONDITION for a plugin that is not healthy or lacks a dependency,
+        // `ready: false` for one that is well and has to be waited for.
+        let lacks = match self.health.check().await {
+            Ok(()) => None,
+            Err(Unwell::NotReady(why)) => Some(why),
+            Err(Unwell::Failed(why)) => return Err(Status::failed_precondition(why)),
+        };
+        self.tell(lacks.as_deref());
+        Ok(Response::new(proto::ProbeResponse { ready: Some(lacks.is_none()) }))
     }
 }
 
@@ -68,7 +90,6 @@ impl Identity for IdentityService {
 mod tests {
     use super::*;
     use crate::config::ConfigFiles;
-    use tonic::Code;
 
     #[tokio::test]
     async fn it_says_who_it_is_and_whether_it_can_work() {
@@ -86,11 +107,13 @@ mod tests {
             service.get_plugin_capabilities(Request::new(Default::default())).await.unwrap().into_inner();
         assert_eq!(answer.capabilities.len(), 1);
 
-        let sick = service.probe(Request::new(Default::default())).await.unwrap_err();
-        assert_eq!(sick.code(), Code::FailedPrecondition);
-        assert!(sick.message().contains("config.json"));
+        // Without a configuration it is waited for, and nobody is told to restart it.
+        let waits = service.probe(Request::new(Default::default())).await.unwrap().into_inner();
+        assert_eq!(waits.ready, Some(false));
+        assert!(service.lacked.lock().unwrap().as_deref().unwrap().contains("config.json"));
         std::fs::write(&config.cluster, "[]").unwrap();
         let well = service.probe(Request::new(Default::default())).await.unwrap().into_inner();
         assert_eq!(well.ready, Some(true));
+        assert_eq!(*service.lacked.lock().unwrap(), None);
     }
 }

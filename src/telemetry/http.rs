@@ -70,7 +70,7 @@ async fn healthy(health: Option<Health>) -> Response {
     };
     match judged {
         Ok(()) => "ok\n".into_response(),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", why.words())).into_response(),
     }
 }
 

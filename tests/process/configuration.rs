@@ -73,7 +73,8 @@ async fn a_file_that_is_missing_at_the_start_or_broken_is_told_and_read_again() 
     let status = call(&place).await;
     assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
     assert!(status.message().contains("config.json: No such file"), "{status}");
-    place.identity().await.probe(ProbeRequest {}).await.unwrap_err();
+    let ready = async || place.identity().await.probe(ProbeRequest {}).await.unwrap().into_inner().ready;
+    assert_eq!(ready().await, Some(false));
 
     std::fs::write(&config, "[{\"clusterID\": \"deaf\",\n  \"rbd\": {\"radosNamespace\": 7}}]").unwrap();
     let status = call(&place).await;
@@ -84,6 +85,6 @@ async fn a_file_that_is_missing_at_the_start_or_broken_is_told_and_read_again() 
 
     std::fs::write(&config, &good).unwrap();
     accepted(&call(&place).await);
-    place.identity().await.probe(ProbeRequest {}).await.unwrap();
+    assert_eq!(ready().await, Some(true));
     program.stop_within(25);
 }

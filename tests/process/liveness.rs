@@ -45,7 +45,7 @@ fn the_gauge_follows_the_driver() {
 #[test]
 fn a_driver_that_is_not_well_is_not_alive() {
     let place = Place::new();
-    let _driver = place.serve(&["--controllerserver=true"]);
+    let driver = place.serve(&["--controllerserver=true"]);
     std::fs::remove_file(place.path("config.json")).unwrap();
     let port = free_port();
     let liveness = place.run([
@@ -54,7 +54,8 @@ fn a_driver_that_is_not_well_is_not_alive() {
         format!("--metricsport={port}"),
         "--polltime=100ms".to_owned(),
     ]);
-    liveness.wait_for_log("config.json");
+    liveness.wait_for_log("not ready");
+    driver.wait_for_log("config.json");
     assert!(get(port, "/metrics").1.contains("csi_liveness 0"));
     liveness.stop_within(5);
 }
