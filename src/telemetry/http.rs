@@ -2,7 +2,11 @@
 //!
 //! What a reader gets wrong: a port that cannot be bound is a warning. A driver
 //! that serves volumes without metrics is worth more than one that does not run,
-//! and with hostNetwork two pods of a node may want one port for a moment.
+//! and with hostNetwork two pods of a node may want one port for a moment. So it is
+//! tried again: the probes of manifests are at this port, and where they fail for good
+//! the kubelet restarts the driver again and again.
+
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -18,6 +22,8 @@ use crate::metrics;
 /// The content type of Prometheus' text format with OpenMetrics' end mark.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const HEALTHZ: &str = "/healthz";
+/// How long to wait before a port that is taken is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Serves the process's metrics at `path`, and `health` (fine when none judges).
 pub async fn start(address: Option<&str>, port: u16, path: &str, health: Option<Health>) {
@@ -36,31 +42,45 @@ pub async fn serve(
         tracing::warn!("POD_IP is not set: metrics are served on all addresses");
         "0.0.0.0"
     });
-    let bound = TcpListener::bind((address.trim_matches(['[', ']']), port)).await;
-    let listener = match bound {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::warn!(address, port, %error, "metrics and health are not served: the port cannot be bound");
-            return;
-        }
-    };
+    let address = address.trim_matches(['[', ']']).to_owned();
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    tracing::info!(address, port, path, "serving metrics");
-    let judge = move || async move { healthy(health).await };
-    let show = move || async move { shown(&registry()) };
+    // The first attempt before the return: by the time that CSI is served this is, too.
+    let bound = TcpListener::bind((address.as_str(), port)).await;
     tokio::spawn(async move {
-        // A fallback instead of routes: the path is the operator's, and a router panics at some.
-        let answer = move |uri: axum::http::Uri| async move {
-            match uri.path() {
-                HEALTHZ => judge().await,
-                asked if asked == path => show().await,
-                _ => StatusCode::NOT_FOUND.into_response(),
+        let listener = match bound {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::warn!(address, port, %error, "metrics and health are not served: the port cannot be bound; tried again every {AGAIN:?}");
+                bind_again(&address, port).await
             }
         };
-        if let Err(error) = axum::serve(listener, Router::new().fallback(get(answer))).await {
+        tracing::info!(address, port, path, "serving metrics");
+        if let Err(error) = axum::serve(listener, router(path, registry, health)).await {
             tracing::warn!(%error, "metrics are served no longer");
         }
     });
+}
+
+/// In silence: whoever reads the log knows from the first attempt.
+async fn bind_again(address: &str, port: u16) -> TcpListener {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        if let Ok(listener) = TcpListener::bind((address, port)).await {
+            return listener;
+        }
+    }
+}
+
+/// A fallback instead of routes: the path is the operator's, and a router panics at some.
+fn router(path: String, registry: fn() -> Registry, health: Option<Health>) -> Router {
+    let answer = move |uri: axum::http::Uri| async move {
+        match uri.path() {
+            HEALTHZ => healthy(health).await,
+            asked if asked == path => shown(&registry()),
+            _ => StatusCode::NOT_FOUND.into_response(),
+        }
+    };
+    Router::new().fallback(get(answer))
 }
 
 async fn healthy(health: Option<Health>) -> Response {

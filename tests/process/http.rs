@@ -96,14 +96,26 @@ async fn health_follows_the_configuration_and_not_the_cluster() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_a_warning() {
+async fn a_port_that_is_taken_is_a_warning_and_served_once_it_is_free() {
     let place = Place::new();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = other.local_addr().unwrap().port();
     let program = place.serve(&["--controllerserver=true", &format!("--metricsport={port}")]);
     place.identity().await.probe(ProbeRequest {}).await.unwrap();
+    let told = |log: &str, level: &str| {
+        log.lines().filter(|line| line.contains(level) && line.contains(&port.to_string())).count()
+    };
+    // Some attempts, of which one is told.
+    std::thread::sleep(Duration::from_millis(2500));
+    let log = program.log();
+    assert_eq!((told(&log, "WARN"), told(&log, "INFO")), (1, 0), "{log}");
+
+    drop(other);
+    program.wait_until("the port is served", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    assert_eq!(get(port, "/healthz").0, 200);
+    assert_eq!(get(port, "/metrics").0, 200);
     let log = program.stop_within(5);
-    assert!(log.lines().any(|line| line.contains("WARN") && line.contains(&port.to_string())), "{log}");
+    assert_eq!((told(&log, "WARN"), told(&log, "INFO")), (1, 1), "{log}");
 }
 
 #[test]
