@@ -40,6 +40,8 @@ pub enum Registration {
     Done(PathBuf),
     /// The kubelet does not, for this reason.
     Refused(String),
+    /// The socket was taken away, and cannot be made again for this reason.
+    Lost(String),
 }
 
 /// Why this process cannot do its work.
@@ -68,6 +70,7 @@ impl Registration {
                 socket.display()
             )),
             Self::Refused(words) => Err(format!("the kubelet refuses this plugin: {words}")),
+            Self::Lost(words) => Err(words.clone()),
             Self::NotOurs | Self::Waiting(_) | Self::Done(_) => Ok(()),
         }
     }

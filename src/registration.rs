@@ -5,11 +5,15 @@
 //! folder; a socket that appears is a plugin that wants to be used, one that vanishes is
 //! a plugin that is gone, whose entry in the CSINode object goes too. So the socket comes
 //! when CSI is served and goes with the order to end. One that a killed process left is
-//! replaced by the next: to the kubelet a plugin that came anew.
+//! replaced by the next: to the kubelet a plugin that came anew. One that somebody removes
+//! meanwhile is made again, or the node would be without its driver until a person sees
+//! it: a registrar that ends removes this path whoever serves it, and one that starts
+//! takes it. What a living process serves there is its own; its end is waited for.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status};
@@ -18,6 +22,7 @@ use crate::causes;
 use crate::csi::proto::GetPluginInfoRequest;
 use crate::csi::proto::identity_client::IdentityClient;
 use crate::health::{Health, Registration as State};
+use crate::server::listen::File;
 use crate::server::stop::Stop;
 use crate::server::{self, Listener};
 use proto::registration_server::{Registration, RegistrationServer};
@@ -32,6 +37,8 @@ const CSI: &str = "1.0.0";
 const SERVED: Duration = Duration::from_secs(10);
 /// How long to wait between two attempts to get it.
 const AGAIN: Duration = Duration::from_millis(20);
+/// How often to look whether the socket is still there, and to try again where it cannot be.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What the kubelet is told, and where.
 #[derive(Debug, Clone)]
@@ -60,16 +67,76 @@ pub async fn serve(plugin: Plugin, csi: &str, health: Health, mut stop: Stop) ->
         answered = answers(csi) => answered?,
         () = stop.asked() => return Ok(()),
     }
-    let socket = plugin.socket();
-    check(&plugin.folder)?;
-    let listener = Listener::bind(&format!("unix://{}", socket.display())).await;
-    let listener = listener.map_err(|error| format!("registering with the kubelet: {error}"))?;
+    // At the start it is a mistake in how this process is run, and ends it.
+    let mut listener = bind(&plugin).await?;
+    while serve_until_lost(&plugin, listener, &health, stop.clone()).await? {
+        tracing::warn!(
+            socket = %plugin.socket().display(),
+            "somebody removed or replaced the socket: the kubelet does not see this plugin until it is back"
+        );
+        tokio::select! {
+            bound = bind_again(&plugin, &health) => listener = bound,
+            () = stop.asked() => break,
+        }
+    }
+    health.registration(State::NotOurs);
+    Ok(())
+}
+
+/// Serves the kubelet. True: the socket's path leads elsewhere by now; false: asked to stop.
+async fn serve_until_lost(
+    plugin: &Plugin,
+    listener: Listener,
+    health: &Health,
+    mut stop: Stop,
+) -> Result<bool, String> {
+    let (plugin, health, socket) = (plugin.clone(), health.clone(), plugin.socket());
     health.registration(State::Waiting(socket.clone()));
     tracing::info!(socket = %socket.display(), endpoint = plugin.endpoint, "waiting for the kubelet to register this plugin");
-    let service = RegistrationServer::new(Service { plugin, health: health.clone(), socket });
-    let served = server::serve_beside(listener, Routes::new(service), stop).await;
-    health.registration(State::NotOurs);
-    served
+    let (end, ended) = watch::channel(false);
+    let lost = lost(listener.file());
+    let until = async {
+        let lost = tokio::select! {
+            () = lost => true,
+            () = stop.asked() => false,
+        };
+        // Fails only when the server has ended by itself, which is told below.
+        let _ = end.send(true);
+        Ok(lost)
+    };
+    let service = RegistrationServer::new(Service { plugin, health, socket });
+    let served = server::serve_beside(listener, Routes::new(service), Stop::on(ended));
+    tokio::try_join!(served, until).map(|((), lost)| lost)
+}
+
+/// Returns when the socket's path is free or another file's.
+async fn lost(file: Option<File>) {
+    while file.as_ref().is_none_or(File::is_there) {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Binds as soon as nobody else serves that path; says once why not yet.
+async fn bind_again(plugin: &Plugin, health: &Health) -> Listener {
+    let mut told = String::new();
+    loop {
+        let error = match bind(plugin).await {
+            Ok(listener) => return listener,
+            Err(error) => error,
+        };
+        health.registration(State::Lost(error.clone()));
+        if error != told {
+            tracing::warn!(error, "tried again every {LOOK:?}");
+            told = error;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn bind(plugin: &Plugin) -> Result<Listener, String> {
+    check(&plugin.folder)?;
+    let listener = Listener::bind(&format!("unix://{}", plugin.socket().display())).await;
+    listener.map_err(|error| format!("registering with the kubelet: {error}"))
 }
 
 /// The kubelet would never see a socket in a folder that is the container's own.

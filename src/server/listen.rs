@@ -71,10 +71,18 @@ impl Listener {
     /// The TCP port or socket file that is served.
     pub fn describe(&self) -> String {
         match &self.socket {
-            Socket::Unix { file, .. } => file.path.display().to_string(),
+            Socket::Unix { file, .. } => file.file.path.display().to_string(),
             Socket::Tcp(listener) => {
                 listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
             }
+        }
+    }
+
+    /// The socket's file; none for TCP.
+    pub fn file(&self) -> Option<File> {
+        match &self.socket {
+            Socket::Unix { file, .. } => Some(file.file.clone()),
+            Socket::Tcp(_) => None,
         }
     }
 
@@ -107,8 +115,7 @@ async fn bind_unix(path: &Path) -> io::Result<Socket> {
     let listener = bind_closed(path)?;
     let (socket, folder) = (fs::symlink_metadata(path)?, fs::metadata(folder)?);
     let file = SocketFile {
-        path: path.to_owned(),
-        inode: (socket.dev(), socket.ino()),
+        file: File { path: path.to_owned(), inode: (socket.dev(), socket.ino()) },
         folder: (folder.dev(), folder.ino()),
     };
     Ok(Socket::Unix { listener, file })
@@ -150,19 +157,35 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
+/// The file that was made when a socket was bound.
+#[derive(Debug, Clone)]
+pub struct File {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl File {
+    /// Does its path still lead to this socket? As long as that is bound the kernel keeps
+    /// the inode, so its number cannot be that of another file by now.
+    pub fn is_there(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.inode)
+    }
+}
+
 /// The socket's file; removed in the end if it is still ours.
 #[derive(Debug)]
 struct SocketFile {
-    path: PathBuf,
-    inode: (u64, u64),
+    file: File,
     folder: (u64, u64),
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.inode);
-        if ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(socket = %self.path.display(), %error, "the socket could not be removed");
+        let path = &self.file.path;
+        if self.file.is_there()
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::warn!(socket = %path.display(), %error, "the socket could not be removed");
         }
     }
 }

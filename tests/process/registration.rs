@@ -1,5 +1,7 @@
 //! Registering with the kubelet, as the kubelet sees it.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
@@ -37,6 +39,15 @@ fn serve(place: &Place, more: &[&str]) -> Program {
     let program = start(place, more);
     program.wait_for(&socket(place));
     program
+}
+
+/// Somebody else's socket in the place of the plugin's, as when a registrar starts; in one
+/// step, so that the plugin cannot come between.
+fn taken(place: &Place) -> UnixListener {
+    let beside = place.path("registrar.sock");
+    let registrar = UnixListener::bind(&beside).unwrap();
+    std::fs::rename(beside, socket(place)).unwrap();
+    registrar
 }
 
 async fn kubelet(place: &Place) -> RegistrationClient<Channel> {
@@ -92,10 +103,72 @@ async fn what_the_kubelet_says_is_seen_in_log_metrics_and_health() {
     assert_eq!(shown(port).as_deref(), Some("1"));
     assert!(!get(port, "/healthz").1.contains(refusal));
 
-    std::fs::remove_file(socket(&place)).unwrap();
-    let (code, text) = get(port, "/healthz");
-    assert!(code == 503 && text.contains("-reg.sock"), "{code} {text}");
     program.stop_within(5);
+}
+
+#[tokio::test]
+async fn a_socket_that_somebody_removes_is_made_again() {
+    let place = Place::new();
+    let port = free_port();
+    let program = serve(&place, &[&format!("--metricsport={port}")]);
+    let mut first = kubelet(&place).await;
+    first.notify_registration_status(status("")).await.unwrap();
+    assert_eq!(shown(port).as_deref(), Some("1"));
+
+    std::fs::remove_file(socket(&place)).unwrap();
+    // The kubelet sees a plugin that came anew.
+    program.wait_for(&socket(&place));
+    program.wait_until("it is not registered", || shown(port).as_deref() == Some("0"));
+    assert!(!get(port, "/healthz").1.contains("-reg.sock"));
+    let mut second = kubelet(&place).await;
+    second.get_info(InfoRequest {}).await.unwrap();
+    second.notify_registration_status(status("")).await.unwrap();
+    assert_eq!(shown(port).as_deref(), Some("1"));
+
+    // And once more, with one that nobody serves any more in its place.
+    drop(taken(&place));
+    program.wait_for(&socket(&place));
+    kubelet(&place).await.get_info(InfoRequest {}).await.unwrap();
+    program.stop_within(5);
+    assert!(!socket(&place).exists());
+}
+
+#[tokio::test]
+async fn a_socket_that_a_registrar_takes_is_left_to_it_until_it_ends() {
+    let place = Place::new();
+    let port = free_port();
+    let program = serve(&place, &[&format!("--metricsport={port}")]);
+    kubelet(&place).await.notify_registration_status(status("")).await.unwrap();
+    let registrar = taken(&place);
+    let theirs = std::fs::metadata(socket(&place)).unwrap().ino();
+    program.wait_for_log("another process serves");
+    // The log is written just after health and metrics are set.
+    assert_eq!(shown(port).as_deref(), Some("0"));
+    let (code, text) = get(port, "/healthz");
+    assert!(code == 503 && text.contains("another process serves"), "{code} {text}");
+    // Some attempts later it is the registrar's still, and told once.
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    assert_eq!(std::fs::metadata(socket(&place)).unwrap().ino(), theirs);
+    let log = program.log();
+    assert_eq!(log.lines().filter(|line| line.contains("another process serves")).count(), 1, "{log}");
+
+    // As they do when they end.
+    std::fs::remove_file(socket(&place)).unwrap();
+    drop(registrar);
+    program.wait_for(&socket(&place));
+    kubelet(&place).await.get_info(InfoRequest {}).await.unwrap();
+    assert!(!get(port, "/healthz").1.contains("another process"));
+    program.stop_within(5);
+}
+
+#[test]
+fn a_plugin_that_ends_leaves_a_registrar_its_socket() {
+    let place = Place::new();
+    let program = serve(&place, &[]);
+    let _registrar = taken(&place);
+    program.wait_for_log("another process serves");
+    program.stop_within(5);
+    assert!(socket(&place).exists(), "it is the registrar's");
 }
 
 #[tokio::test]
@@ -139,7 +212,7 @@ fn a_folder_that_is_missing_or_taken_ends_the_start() {
     assert!(program.log().contains("plugins_registry"), "{}", program.log());
     assert!(!place.path("nowhere").exists(), "a folder of our own would hide the mistake");
 
-    let _registrar = std::os::unix::net::UnixListener::bind(socket(&place)).unwrap();
+    let _registrar = UnixListener::bind(socket(&place)).unwrap();
     let mut program = start(&place, &[]);
     assert_eq!(program.ended().0.code(), Some(1));
     assert!(program.log().contains("another process serves"), "{}", program.log());
