@@ -77,7 +77,7 @@ fn a_node_plugin_is_as_well_as_its_kernel_and_not_as_its_ceph() {
     let mut site = Site::new(&lab, cluster);
     site.flag(format!("--metricsport={PORT}"));
     let plugin = Plugin { lab: &lab, driver: site.node(node), runtime: lab.runtime() };
-    plugin.is_unwell(&["krbd cannot be used", "modprobe rbd"]);
+    plugin.is_unwell(&["has no rbd client", "modprobe rbd"]);
     // What needs no krbd is answered all the same.
     let info = plugin.runtime.block_on(async {
         plugin.driver.node().await.node_get_info(NodeGetInfoRequest {}).await.unwrap().into_inner()
