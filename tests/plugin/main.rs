@@ -11,6 +11,7 @@
 mod canary;
 mod clusters;
 mod cost;
+mod cut;
 mod kinds;
 mod meeting;
 mod outage;
@@ -111,6 +112,26 @@ fn a_monitor_that_is_silent_hangs_no_call_and_no_other_volume() {
 #[test]
 fn a_cluster_that_is_cut_off_hangs_no_call_and_no_other_volume() {
     with_outages("outage::unreachable");
+}
+
+/// Runs a part that cuts its node off the network and joins it again.
+fn with_cuts(test: &str) {
+    let node = lab().node(0);
+    run_with(&inside(), test, |wish| match wish {
+        "cut" => node.cut(),
+        "join" => node.join(),
+        other => panic!("{test} wishes {other}"),
+    });
+}
+
+#[test]
+fn a_cluster_that_is_cut_off_in_the_middle_of_staging() {
+    with_cuts("cut::while_staging");
+}
+
+#[test]
+fn a_cluster_that_is_cut_off_in_the_middle_of_unstaging() {
+    with_cuts("cut::while_unstaging");
 }
 
 /// What CreateVolume leaves of a volume of that uuid.

@@ -17,7 +17,7 @@ const TEXT: &str = "written by a pod";
 
 /// Fails so that the CO calls again, before its deadline, and says where it is.
 #[track_caller]
-fn answered(what: &str, answer: Result<(), Status>) -> Option<String> {
+pub fn answered(what: &str, answer: Result<(), Status>) -> Option<String> {
     let Err(status) = answer else {
         println!("{what}: OK");
         return None;
@@ -30,7 +30,7 @@ fn answered(what: &str, answer: Result<(), Status>) -> Option<String> {
 
 /// Asks again until it succeeds, as a CO does.
 #[track_caller]
-fn succeeds(what: &str, call: impl Fn() -> Result<(), Status>) {
+pub fn succeeds(what: &str, call: impl Fn() -> Result<(), Status>) {
     let until = Instant::now() + Duration::from_secs(120);
     while let Err(status) = call() {
         let again = [Code::DeadlineExceeded, Code::Unavailable, Code::Aborted];
@@ -41,7 +41,7 @@ fn succeeds(what: &str, call: impl Fn() -> Result<(), Status>) {
 
 /// Publishes at a second path, measures and unpublishes; each within its deadline.
 #[track_caller]
-fn is_served(plugin: &Plugin, volume: &Volume) {
+pub fn is_served(plugin: &Plugin, volume: &Volume) {
     let target = volume.target("two");
     plugin.publish(volume, &target).unwrap();
     assert!(plugin.total_bytes(volume, &target).unwrap() > 0);

@@ -121,6 +121,18 @@ impl Plugin {
             .collect()
     }
 
+    /// Waits until a step of that name has begun.
+    #[track_caller]
+    pub fn wait_for(&self, step: &str) {
+        let until = Instant::now() + Duration::from_secs(60);
+        let trace = file(&format!("{}.faults.trace", self.name));
+        let begun = |text: String| text.lines().any(|line| line.contains(&format!(" {step}\t")));
+        while !std::fs::read_to_string(&trace).is_ok_and(begun) {
+            assert!(Instant::now() < until, "{step} does not begin");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// All that drivers of this name have said.
     pub fn log(&self) -> String {
         std::fs::read_to_string(file(&format!("{}.log", self.name))).unwrap()
