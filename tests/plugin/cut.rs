@@ -14,7 +14,7 @@ use super::support::inside::variable;
 use super::volume::{Form, Volume, read, run, write};
 
 /// Seconds that the call is given; the fault takes three of them.
-const LIMIT: u64 = 9;
+const LIMIT: u64 = 12;
 const TEXT: &str = "written by a pod";
 
 /// What is cut.

@@ -40,6 +40,42 @@ fn a_file_system_grows_when_it_is_staged_again() {
     }
 }
 
+/// Each call meets a driver that knows of nothing.
+#[test]
+#[ignore = "runs inside a node"]
+fn each_call_is_another_drivers() {
+    let (maker, mut plugin) = (Plugin::maker(), Plugin::node());
+    for form in [Form::Ext4, Form::Xfs, Form::Block] {
+        let volume = maker.create("a", form, form.mib());
+        let (one, two) = (volume.target("one"), volume.target("two"));
+        let mut call = |call: &dyn Fn(&Plugin)| {
+            call(&plugin);
+            plugin.restart();
+        };
+        for is_blank in [true, false] {
+            call(&|plugin| plugin.stage(&volume).unwrap());
+            call(&|plugin| plugin.stage(&volume).unwrap());
+            volume.is_staged_once("staged twice");
+            call(&|plugin| plugin.publish(&volume, &one).unwrap());
+            call(&|plugin| plugin.publish(&volume, &two).unwrap());
+            if is_blank {
+                write(&one, TEXT);
+            }
+            assert_eq!(read(&two, TEXT.len()), TEXT, "{form:?}");
+            call(&|plugin| assert!(plugin.total_bytes(&volume, &two).unwrap() > 0));
+            call(&|plugin| assert_eq!(plugin.unstage(&volume).unwrap_err().code(), Code::FailedPrecondition));
+            call(&|plugin| plugin.unpublish(&volume, &one).unwrap());
+            call(&|plugin| plugin.unpublish(&volume, &two).unwrap());
+            assert!(!one.exists() && !two.exists(), "{form:?}");
+            volume.is_staged_once("unpublished");
+            call(&|plugin| plugin.unstage(&volume).unwrap());
+            call(&|plugin| plugin.unstage(&volume).unwrap());
+            volume.is_gone("the end");
+        }
+        maker.delete(&volume);
+    }
+}
+
 /// The only child of the driver that lives: its helper.
 fn helper(plugin: &Plugin) -> u32 {
     run(&format!("cat /proc/{}/task/*/children", plugin.pid())).trim().parse().unwrap()

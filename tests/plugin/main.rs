@@ -68,6 +68,7 @@ macro_rules! runs_inside {
 
 runs_inside!(
     kinds::a_file_system_grows_when_it_is_staged_again,
+    kinds::each_call_is_another_drivers,
     kinds::a_label_with_a_comma_reaches_the_kernel_whole,
     kinds::a_kernel_that_gives_each_device_a_major_number,
     kinds::what_another_driver_staged_with_nbd_is_not_touched,
