@@ -51,6 +51,7 @@ runs_inside!(
     life::xfs_grows_with_its_image,
     life::a_raw_device_is_a_file_of_the_node,
     life::one_writer_has_one_place,
+    life::one_reader_has_one_place,
     life::either_mapper_takes_down_what_the_other_has_staged,
     identity::a_replaced_image_is_staged_as_one_and_the_same,
     identity::a_read_only_volume_is_published_again,

@@ -115,9 +115,11 @@ fn compare(found: &Occupant, staged: &Occupant, read_only: bool, target: &Path) 
 
 /// CSI, NodePublishVolume: a further target on the same node is for the modes of many
 /// nodes and SINGLE_NODE_MULTI_WRITER. SINGLE_NODE_WRITER is what a Kubernetes that does
-/// not know the newer modes gives for two pods on one node, which it expects to work.
+/// not know the newer modes gives for two pods on one node, which it expects to work; it
+/// never gives SINGLE_NODE_READER_ONLY, so there the table stands as it is.
 async fn check_second_target(publication: &Publication, mapping: &Mapping) -> Result<()> {
-    if publication.capability.mode != AccessMode::SingleNodeSingleWriter {
+    let mode = publication.capability.mode;
+    if !matches!(mode, AccessMode::SingleNodeSingleWriter | AccessMode::SingleNodeReaderOnly) {
         return Ok(());
     }
     let others = staged::elsewhere(mapping, &[&publication.staging.entry, &publication.target]).await?;
@@ -125,7 +127,7 @@ async fn check_second_target(publication: &Publication, mapping: &Mapping) -> Re
         return Ok(());
     }
     let text = format!(
-        "volume {} is published at {} and its access mode SINGLE_NODE_SINGLE_WRITER allows one place only",
+        "volume {} is published at {} and its access mode {mode} allows one place only",
         publication.staging.volume_id,
         staged::list(&others)
     );

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use rbd_csi::host::mountinfo;
 use rbd_csi::volume::Kind;
-use rbd_csi::volume::capability::AccessMode;
+use rbd_csi::volume::capability::{AccessMode, Capability};
 use rbd_csi::volume::mapping::MapWith;
 use rbd_csi::volume::request::Usage;
 use uuid::Uuid;
 
-use super::driver::{Driver, block, file_system, mount, refused, run};
+use super::driver::{Driver, Volume, block, file_system, mount, refused, run};
 use super::support::inside::variable;
 
 #[test]
@@ -197,22 +197,36 @@ fn one_writer_has_one_place() {
         [mount("ext4", &[], AccessMode::SingleNodeSingleWriter), block(AccessMode::SingleNodeSingleWriter)]
     {
         let volume = driver.create(32);
-        driver.stage(&volume, &capability).unwrap();
-        let (one, two) = (volume.target("one"), volume.target("two"));
-        driver.publish(&volume, &one, &capability, false).unwrap();
-        driver.publish(&volume, &one, &capability, false).unwrap();
-        refused(
-            driver.publish(&volume, &two, &capability, false),
-            Kind::Precondition,
-            &[one.to_str().unwrap()],
-        );
-        assert!(!two.exists());
-        driver.unpublish(&volume, &one).unwrap();
-        driver.publish(&volume, &two, &capability, false).unwrap();
-        driver.unpublish(&volume, &two).unwrap();
-        driver.unstage(&volume).unwrap();
-        volume.is_gone();
+        has_one_place(&driver, &volume, &capability);
     }
+}
+
+#[test]
+#[ignore = "runs inside a node"]
+fn one_reader_has_one_place() {
+    let driver = Driver::start();
+    let volume = driver.create(32);
+    // Somebody has written it before.
+    driver.stage(&volume, &file_system("ext4")).unwrap();
+    driver.unstage(&volume).unwrap();
+    has_one_place(&driver, &volume, &mount("ext4", &[], AccessMode::SingleNodeReaderOnly));
+    has_one_place(&driver, &driver.create(32), &block(AccessMode::SingleNodeReaderOnly));
+}
+
+/// A second target is refused while there is the first one.
+fn has_one_place(driver: &Driver, volume: &Volume, capability: &Capability) {
+    driver.stage(volume, capability).unwrap();
+    let (one, two) = (volume.target("one"), volume.target("two"));
+    driver.publish(volume, &one, capability, false).unwrap();
+    driver.publish(volume, &one, capability, false).unwrap();
+    let words = [one.to_str().unwrap(), capability.mode.name()];
+    refused(driver.publish(volume, &two, capability, false), Kind::Precondition, &words);
+    assert!(!two.exists());
+    driver.unpublish(volume, &one).unwrap();
+    driver.publish(volume, &two, capability, false).unwrap();
+    driver.unpublish(volume, &two).unwrap();
+    driver.unstage(volume).unwrap();
+    volume.is_gone();
 }
 
 const BEFORE: Uuid = Uuid::from_u128(0x1111_0000_0000_4000_8000_0000_0000_0001);
