@@ -1,6 +1,6 @@
 //! What is not blank is never formatted, and stays as it is to the byte.
 
-use rbd_csi::ceph::Pool;
+use rbd_csi::ceph::{Features, ImageSpec, Pool, WriteOp};
 use rbd_csi::volume::{Error, Kind};
 
 use crate::in_the_node;
@@ -89,6 +89,51 @@ async fn what_has_no_signature_but_data_is_not_formatted() {
         };
         let error = refused(&pool, "headless", features, Wish::default(), headless).await;
         assert!(error.to_string().contains("not blank"), "{error}");
+    }
+    leave(pool).await;
+}
+
+/// An object map that says of nothing that it exists, in the place of the true one.
+async fn replace_object_map(volume: &Volume, size: u64) {
+    let Volume { pool, .. } = volume;
+    let features = Some(Features::parse(MAPPED).unwrap());
+    pool.create_image("blank", &ImageSpec { size, features, ..ImageSpec::default() }).await.unwrap();
+    let blank = pool.image_id("blank").await.unwrap().unwrap();
+    run("rados", &["-p", "rbd", "cp", &blank.object_map_object(), &volume.id.object_map_object()]);
+    pool.trash_move("blank", &blank).await.unwrap();
+    pool.purge(&blank).await.unwrap();
+    assert_eq!(pool.object_map(&volume.id).await.unwrap().unwrap().existing().count(), 0, "it is a lie");
+}
+
+/// Sets the header's flags; 1 is that the object map is invalid.
+async fn set_flags(volume: &Volume, flags: u64) {
+    let op = WriteOp::new().omap_set([("flags", flags.to_le_bytes())]);
+    volume.pool.write("prepare", &volume.id.header_object(), op).await.unwrap();
+    assert_eq!(volume.header().await.flags, flags);
+}
+
+#[tokio::test]
+async fn an_object_map_that_may_lie_is_not_believed() {
+    if in_the_node("foreign::an_object_map_that_may_lie_is_not_believed") {
+        return;
+    }
+    let pool = pool().await;
+    for (case, flags, size) in [("invalid", 1, 64 * MIB), ("too short", 0, 32 * MIB)] {
+        let volume = Volume::new(&pool, "database", 64 * MIB, MAPPED).await;
+        volume.write(&[0xdb; 8192], 50 * MIB);
+        replace_object_map(&volume, size).await;
+        set_flags(&volume, flags).await;
+        let error = volume.refused(Wish::default()).await;
+        assert_eq!(error.kind, Kind::Precondition, "{case}: {error}");
+        assert!(error.to_string().contains("holds 1 data objects"), "{case}: {error}");
+        // Nothing else than the flag, or the length, has kept it from being formatted. The
+        // kernel has to read the new map, too, or it refuses its updates.
+        volume.unmap();
+        set_flags(&volume, 0).await;
+        replace_object_map(&volume, 64 * MIB).await;
+        let volume = Volume::existing(&pool, "database", "").await;
+        volume.make(Wish::default()).await.unwrap();
+        volume.done().await;
     }
     leave(pool).await;
 }

@@ -118,10 +118,14 @@ impl Volume {
         self.device.to_str().unwrap()
     }
 
-    /// Unmaps and removes it.
-    pub async fn done(self) {
+    pub fn unmap(&self) {
         let mapping = krbd::mappings().unwrap().into_iter().find(|mapping| mapping.device() == self.device);
         krbd::unmap(&mapping.unwrap(), false).unwrap();
+    }
+
+    /// Unmaps and removes it.
+    pub async fn done(self) {
+        self.unmap();
         self.pool.trash_move(&self.name, &self.id).await.unwrap();
         self.pool.purge(&self.id).await.unwrap();
     }
