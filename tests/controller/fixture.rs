@@ -1,10 +1,6 @@
-//! What ceph-csi 3.17.0 left in a pool (`tests/fixtures/ceph-csi-journal.json`, recorded):
-//! rebuilt here, found, and deleted or refused.
-//!
-//! What a reader gets wrong: images cannot be made with a given id, so the recorded image
-//! ids and pool ids are replaced by those of the rebuilt ones; all else is as recorded.
+//! What ceph-csi 3.17.0 left in a pool, rebuilt there: found, and deleted or refused.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use rbd_csi::csi::proto;
 use serde_json::Value;
@@ -12,9 +8,9 @@ use tonic::Code;
 
 use crate::support::bench::Bench;
 use crate::support::driver::{self, Driver};
+use crate::support::fixture::{PLAIN, Recorded};
 
-const PLAIN: [&str; 4] = ["164658ce", "6150e5e0", "7035ea5b", "dbb59c73"];
-/// The others, and what the refusal of their deletion names.
+/// The other volumes, and what the refusal of their deletion names.
 const OTHERS: [(&str, &[&str]); 4] = [
     (
         "6661b721",
@@ -30,99 +26,19 @@ const OTHERS: [(&str, &[&str]); 4] = [
 
 struct Site<'a> {
     bench: &'a Bench,
-    recorded: Value,
+    recorded: Recorded,
 }
 
 impl<'a> Site<'a> {
     fn rebuild(bench: &'a Bench) -> Self {
-        let text = include_str!("../fixtures/ceph-csi-journal.json");
-        let this = Self { bench, recorded: serde_json::from_str(text).unwrap() };
-        if !bench.cluster().ceph(&["osd", "pool", "ls"]).lines().any(|pool| pool == "data") {
-            bench.cluster().ceph(&["osd", "pool", "create", "data", "8"]);
-            bench.cluster().rbd(&["pool", "init", "data"]);
-        }
-        let mut made = BTreeSet::new();
-        for name in this.images().keys() {
-            this.image(name, &mut made);
-        }
-        for (object, keys) in this.recorded["pools"]["rbd"]["journal"].as_object().unwrap() {
-            let keys: BTreeMap<_, _> = keys
-                .as_object()
-                .unwrap()
-                .iter()
-                .map(|(key, value)| (key.as_str(), this.current(key, value, keys)))
-                .collect();
-            let keys: Vec<_> = keys.iter().map(|(key, value)| (*key, value.as_str())).collect();
-            bench.set_keys(object, &keys);
-        }
+        let this = Self { bench, recorded: Recorded::read() };
+        this.recorded.rebuild(bench.cluster(), |_| true);
         this
-    }
-
-    fn images(&self) -> &serde_json::Map<String, Value> {
-        self.recorded["pools"]["rbd"]["images"].as_object().unwrap()
-    }
-
-    /// A key's value, with the rebuilt image's id for the recorded one.
-    fn current(&self, key: &str, value: &Value, keys: &Value) -> String {
-        if key != "csi.imageid" {
-            return value.as_str().unwrap().to_owned();
-        }
-        let name = keys["csi.imagename"].as_str().unwrap();
-        self.bench.wait(self.bench.rados.image_id(name)).unwrap().unwrap().as_str().to_owned()
-    }
-
-    /// Makes an image as recorded, its parent first.
-    fn image(&self, name: &str, made: &mut BTreeSet<String>) {
-        if !made.insert(name.to_owned()) {
-            return;
-        }
-        let rbd = |args: &[&str]| self.bench.cluster().rbd(args);
-        let image = &self.images()[name];
-        let info = &image["info"];
-        match info["parent"]["image"].as_str() {
-            None => {
-                let mut args = options(info);
-                args.extend([
-                    "create".into(),
-                    name.to_owned(),
-                    "--size".into(),
-                    format!("{}B", info["size"]),
-                ]);
-                rbd(&args.iter().map(String::as_str).collect::<Vec<_>>());
-            }
-            Some(parent) => {
-                self.image(parent, made);
-                let recorded = info["parent"]["snapshot"].as_str().unwrap();
-                let (snapshot, trashed) = self.snapshot(parent, recorded);
-                let from = format!("{parent}@{snapshot}");
-                if trashed || !rbd(&["snap", "ls", parent]).contains(&snapshot) {
-                    rbd(&["snap", "create", "--no-progress", &from]);
-                }
-                rbd(&["clone", "--rbd-default-clone-format", "2", &from, name]);
-                if trashed {
-                    rbd(&["snap", "rm", "--no-progress", &from]);
-                }
-            }
-        }
-        for (key, value) in image["metadata"].as_object().into_iter().flatten() {
-            rbd(&["image-meta", "set", name, key, value.as_str().unwrap()]);
-        }
-    }
-
-    /// The name under which a recorded snapshot was made, and whether it was removed since.
-    fn snapshot(&self, image: &str, name: &str) -> (String, bool) {
-        let all = self.images()[image]["snapshots"].as_array().unwrap();
-        let found = all.iter().find(|snapshot| snapshot["name"] == name).unwrap();
-        match found["namespace"]["original_name"].as_str() {
-            Some(original) => (original.to_owned(), true),
-            None => (name.to_owned(), false),
-        }
     }
 
     /// The handle of now for a recorded one that has this part, and what was recorded of it.
     fn handle(&self, part: &str) -> (String, &Value) {
-        let handles = self.recorded["handles"].as_object().unwrap();
-        let (handle, about) = handles.iter().find(|(handle, _)| handle.contains(part)).unwrap();
+        let (handle, about) = self.recorded.handle(part);
         (self.bench.handle(&handle[handle.len() - 36..]), about)
     }
 
@@ -133,7 +49,7 @@ impl<'a> Site<'a> {
         let image = entry["csi.imagename"].as_str();
         let mut request =
             driver::create(&self.bench.site, &entry["csi.volname"], about["capacity"].as_i64().unwrap());
-        let metadata = self.images()[image]["metadata"].as_object().unwrap();
+        let metadata = self.recorded.images()[image]["metadata"].as_object().unwrap();
         let context = about["context"].as_object().unwrap();
         let given = metadata.iter().filter(|(key, _)| key.starts_with("csi.storage.k8s.io/")).chain(context);
         let answers = ["imageName", "journalPool"];
@@ -144,35 +60,13 @@ impl<'a> Site<'a> {
         request
     }
 
-    /// Every key of every object.
+    /// Every key of every object, but for an empty trash: a driver prepares it when it first
+    /// uses a pool.
     fn everything(&self) -> BTreeMap<String, BTreeMap<String, String>> {
         let objects = self.bench.cluster().rados(&["-p", "rbd", "ls"]);
-        objects.lines().map(|object| (object.to_owned(), self.bench.keys(object))).collect()
+        let all = objects.lines().map(|object| (object.to_owned(), self.bench.keys(object)));
+        all.filter(|(object, keys)| object != "rbd_trash" || !keys.is_empty()).collect()
     }
-}
-
-/// What makes `rbd create` make an image as recorded.
-fn options(info: &Value) -> Vec<String> {
-    let automatic = ["striping", "data-pool", "operations"];
-    let features = info["features"].as_array().unwrap().iter().map(|feature| feature.as_str().unwrap());
-    let mut options: Vec<String> = features
-        .filter(|feature| !automatic.contains(feature))
-        .flat_map(|feature| ["--image-feature".to_owned(), feature.to_owned()])
-        .collect();
-    let named = [
-        ("object_size", "--object-size"),
-        ("stripe_unit", "--stripe-unit"),
-        ("stripe_count", "--stripe-count"),
-    ];
-    for (field, option) in named {
-        if !info[field].is_null() {
-            options.extend([option.to_owned(), info[field].to_string()]);
-        }
-    }
-    if let Some(pool) = info["data_pool"].as_str() {
-        options.extend(["--data-pool".to_owned(), pool.to_owned()]);
-    }
-    options
 }
 
 fn validate(bench: &Bench, driver: &Driver, handle: &str, about: &Value) -> Result<(), tonic::Status> {

@@ -13,6 +13,7 @@ mod clusters;
 mod cost;
 mod cut;
 mod kinds;
+mod legacy;
 mod meeting;
 mod outage;
 mod process;
@@ -23,7 +24,9 @@ mod volume;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
+use support::fixture::{PLAIN, Recorded, image_id};
 use support::inside::Inside;
 use support::lab::{Cluster, Lab, LabSpec};
 
@@ -195,6 +198,51 @@ fn of_two_nodes_that_stage_a_volume_at_once_one_wins() {
                 });
             });
         }
+    });
+}
+
+/// The objects of the pools `rbd` and `data` that belong to one of these image ids.
+fn objects_of(cluster: &Cluster, ids: &[String]) -> Vec<String> {
+    let objects = ["rbd", "data"].into_iter().flat_map(|pool| cluster.objects(pool));
+    objects.filter(|object| ids.iter().any(|id| object.contains(id.as_str()))).collect()
+}
+
+/// What is left of the recorded volumes: objects, and keys of the registers.
+fn left_of_recorded(cluster: &Cluster, ids: &[String]) -> Vec<String> {
+    let mut left = objects_of(cluster, ids);
+    let parts: Vec<&str> = PLAIN.into_iter().chain(ids.iter().map(String::as_str)).collect();
+    let is_theirs = |entry: &String| parts.iter().any(|part| entry.contains(part));
+    // A directory's keys have no uuid: the recorded volumes' names begin so.
+    let is_named = |entry: &String| entry.contains("pvc-0a6e3c7e");
+    let contents = support::pool::contents(cluster, "rbd").into_iter();
+    left.extend(contents.filter(|entry| is_theirs(entry) || is_named(entry)));
+    left
+}
+
+#[test]
+fn volumes_of_ceph_csi_live_on_a_node_and_are_deleted_to_the_last_object() {
+    let (cluster, recorded) = (lab().cluster(0), Recorded::read());
+    recorded.rebuild(cluster, |name| PLAIN.iter().any(|part| name.contains(part)));
+    let images = PLAIN.map(|part| recorded.handle(part).1["context"]["imageName"].as_str().unwrap());
+    let ids = images.map(|image| image_id(cluster, image));
+    let part = inside().with("POOL_ID", &pool_id(cluster));
+    run_with(&part, "legacy::volumes_of_ceph_csi_are_used_and_deleted", |wish| match wish {
+        "see the data objects" => {
+            for id in &ids {
+                let objects = objects_of(cluster, std::slice::from_ref(id));
+                assert!(objects.iter().any(|object| object.contains("rbd_data.")), "{id}: {objects:?}");
+            }
+        }
+        "see nothing" => {
+            let until = Instant::now() + Duration::from_secs(60);
+            while let left = left_of_recorded(cluster, &ids)
+                && !left.is_empty()
+            {
+                assert!(Instant::now() < until, "left: {left:#?}");
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+        other => panic!("wishes {other}"),
     });
 }
 

@@ -287,14 +287,15 @@ pub fn file(name: &str) -> PathBuf {
 
 /// The administrator's key of that cluster, as a CO gives it.
 pub fn secrets(cluster: &str) -> BTreeMap<String, String> {
-    let key = variable(if cluster == "a" { KEY } else { "B_KEY" });
+    let key = variable(if cluster == "b" { "B_KEY" } else { KEY });
     BTreeMap::from([("userID".into(), "admin".into()), ("userKey".into(), key)])
 }
 
-/// The clusters of the lab as `a` and `b`. A test's own files in the folder stay.
+/// The clusters of the lab as `a` (also by the name that recorded volumes have) and `b`. A
+/// test's own files in the folder stay.
 fn configure() {
     std::fs::create_dir_all(file("sockets")).unwrap();
-    let clusters = [("a", "LAB_MONITORS"), ("b", "B_MONITORS")];
+    let clusters = [("a", "LAB_MONITORS"), ("lab-cluster", "LAB_MONITORS"), ("b", "B_MONITORS")];
     let clusters =
         clusters.map(|(id, monitors)| serde_json::json!({"clusterID": id, "monitors": [variable(monitors)]}));
     std::fs::write(file("config.json"), serde_json::json!(clusters).to_string()).unwrap();

@@ -8,6 +8,7 @@
 
 pub mod bench;
 pub mod driver;
+pub mod fixture;
 pub mod inside;
 pub mod lab;
 pub mod memory;
