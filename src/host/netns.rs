@@ -17,11 +17,19 @@ pub const OPEN: &str = "open network namespace";
 /// [`HostError::op`] of a file that is no network namespace.
 pub const ENTER: &str = "setns";
 
-/// Opens the file of a network namespace.
+/// Whether a thread could be moved there, tried with one that ends at once.
 ///
 /// # Errors
-/// It cannot be opened.
-pub fn open(path: &Path) -> Result<File> {
+/// As [`enter`]'s.
+pub fn check(path: &Path) -> Result<()> {
+    let file = path.to_owned();
+    let tried = std::thread::Builder::new().name(ENTER.to_owned()).spawn(move || enter(&file));
+    let failed = |error: &std::io::Error| HostError::io(ENTER, path.display().to_string(), error);
+    let tried = tried.map_err(|error| failed(&error).with("cannot start a thread"))?;
+    tried.join().unwrap_or_else(|_| Err(failed(&std::io::Error::other("the thread panicked"))))
+}
+
+fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|error| HostError::io(OPEN, path.display().to_string(), &error))
 }
 

@@ -37,7 +37,7 @@ pub fn map(request: &MapRequest, limit: Duration) -> Result<Mapping> {
     request.check()?;
     if let Some(path) = &request.netns {
         // nsenter's own failure would pass for an answer of the cluster.
-        netns::open(path)?;
+        netns::check(path)?;
     }
     let key = memory_file(&request.key).map_err(|error| HostError::io("memfd_create", "key", &error))?;
     let keyfile = format!("/proc/{}/fd/{}", std::process::id(), key.as_raw_fd());
@@ -90,6 +90,7 @@ fn map_arguments(request: &MapRequest, keyfile: &str) -> Vec<String> {
         ["--id", &request.user],
         ["--mon-host", &monitors.join(",")],
         ["--keyfile", keyfile],
+        ["--client-mount-timeout", connect_within(request)],
         ["--device-type", "krbd"],
         ["--pool", &request.pool],
         ["--namespace", &request.namespace],
@@ -105,6 +106,14 @@ fn map_arguments(request: &MapRequest, keyfile: &str) -> Vec<String> {
     }
     arguments.push("map".to_owned());
     arguments
+}
+
+/// The seconds in which rbd has to reach the monitors itself, before it asks the kernel:
+/// as many as the kernel has. Its own 300 would keep all repeats waiting, and it may be in
+/// a network namespace from which nobody is reached, unlike the driver.
+fn connect_within(request: &MapRequest) -> &str {
+    let asked = request.options.iter().rev().find_map(|option| option.strip_prefix("mount_timeout="));
+    asked.filter(|seconds| *seconds != "0").unwrap_or("60")
 }
 
 /// In another network namespace by `nsenter`, which keeps everything else as it is.
@@ -165,15 +174,16 @@ mod tests {
             pool: "rbd".into(),
             namespace: String::new(),
             image: "x".into(),
-            options: vec!["ms_mode=secure".into()],
+            options: vec!["ms_mode=secure".into(), "mount_timeout=45".into()],
             read_only: true,
             netns: None,
         };
         let line = map_arguments(&request, "/proc/7/fd/9").join(" ");
         assert_eq!(
             line,
-            "--id csi --mon-host v2:10.0.0.1:3301 --keyfile /proc/7/fd/9 --device-type krbd \
-             --pool rbd --image x --options noudev,ms_mode=secure --read-only map"
+            "--id csi --mon-host v2:10.0.0.1:3301 --keyfile /proc/7/fd/9 \
+             --client-mount-timeout 45 --device-type krbd --pool rbd --image x \
+             --options noudev,ms_mode=secure,mount_timeout=45 --read-only map"
         );
     }
 }

@@ -10,6 +10,7 @@
 
 mod canary;
 mod clusters;
+mod configured;
 mod cost;
 mod cut;
 mod kinds;
@@ -75,6 +76,8 @@ runs_inside!(
     kinds::a_label_with_a_comma_reaches_the_kernel_whole,
     kinds::a_kernel_that_gives_each_device_a_major_number,
     kinds::what_another_driver_staged_with_nbd_is_not_touched,
+    configured::the_kernel_gets_the_addresses_of_the_monitor_map,
+    configured::the_kernel_connects_in_the_configured_network_namespace,
     cost::publishing_and_measuring_costs_no_operation_and_no_process,
     sweep::staging_a_blank_ext4_is_resumed_after_a_kill_at_every_step,
     sweep::staging_a_blank_xfs_is_resumed_after_a_kill_at_every_step,
