@@ -75,6 +75,10 @@ pub struct Capability {
     pub mode: AccessMode,
 }
 
+/// Why no volume is used in the mode `MULTI_NODE_SINGLE_WRITER`.
+pub const NO_SINGLE_WRITER_OF_MANY: &str =
+    "access mode MULTI_NODE_SINGLE_WRITER is not served: nothing would keep a second writer out";
+
 impl Capability {
     /// Whether the pod gets the device itself.
     pub fn is_block(&self) -> bool {

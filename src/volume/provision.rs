@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::ceph::{Header, ImageId, ImageSpec, Pool};
 
-use super::capability::Capability;
+use super::capability::{AccessMode, Capability, NO_SINGLE_WRITER_OF_MANY};
 use super::error::{Error, Kind, Result};
 use super::id::VolumeId;
 use super::journal::creator::Creator;
@@ -49,6 +49,10 @@ pub struct Wanted {
 /// [`Kind::InvalidArgument`] with ceph-csi's text.
 pub fn check_capabilities(capabilities: &[Capability]) -> Result<()> {
     for capability in capabilities {
+        // Else the volume would be made, and every node would refuse it.
+        if capability.mode == AccessMode::MultiNodeSingleWriter {
+            return Err(Error::new(Kind::InvalidArgument, NO_SINGLE_WRITER_OF_MANY));
+        }
         if !capability.is_block() && capability.multi_node_writer() {
             let text = "rbd: RWX access mode request is only valid for volumes with access type `block`";
             return Err(Error::new(Kind::InvalidArgument, text));

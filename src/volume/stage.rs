@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::blank::{Format, FsState, make_filesystem};
-use super::capability::{Access, AccessMode, Capability};
+use super::capability::{Access, AccessMode, Capability, NO_SINGLE_WRITER_OF_MANY};
 use super::error::{Error, Kind, Result};
 use super::format_mark::Mark;
 use super::map_options::{MapOptions, UnmapOptions};
@@ -66,9 +66,7 @@ pub struct Staging {
 /// [`Kind::InvalidArgument`] and [`Kind::Precondition`] for what is never staged.
 pub fn check(capability: &Capability, context: &BTreeMap<String, String>) -> Result<()> {
     if capability.mode == AccessMode::MultiNodeSingleWriter {
-        let text =
-            "access mode MULTI_NODE_SINGLE_WRITER is not served: nothing would keep a second writer out";
-        return Err(Error::new(Kind::Precondition, text));
+        return Err(Error::new(Kind::Precondition, NO_SINGLE_WRITER_OF_MANY));
     }
     if let Access::Mount { flags, .. } = &capability.access {
         if capability.mode == AccessMode::MultiNodeMultiWriter {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rbd_csi::csi::proto;
+use rbd_csi::csi::proto::volume_capability::access_mode::Mode;
+use rbd_csi::volume::capability::NO_SINGLE_WRITER_OF_MANY;
 use tonic::Code;
 
 use crate::support::bench::{Bench, GIB, SOON};
@@ -141,6 +143,9 @@ fn image_parameters_reach_the_image() {
     bench.wait_until_empty("at the end");
 }
 
+/// ceph-csi's words: what nobody could ever write would stay empty.
+const READ_ONLY: &str = "readOnly accessMode is supported only with content source";
+
 #[test]
 fn what_cannot_be_made_is_refused_and_leaves_nothing() {
     let bench = Bench::new();
@@ -154,9 +159,18 @@ fn what_cannot_be_made_is_refused_and_leaves_nothing() {
     from_snapshot.volume_content_source = Some(snapshot);
     let mut impossible = bench.request("pvc-bad", &[]);
     impossible.capacity_range = Some(proto::CapacityRange { required_bytes: 5000, limit_bytes: 6000 });
-    let mut shared = bench.request("pvc-bad", &[]);
-    shared.volume_capabilities[0].access_mode.as_mut().unwrap().mode =
-        proto::volume_capability::access_mode::Mode::MultiNodeMultiWriter.into();
+    let mode = |mode: Mode| {
+        let mut request = bench.request("pvc-bad", &[]);
+        request.volume_capabilities[0].access_mode.as_mut().unwrap().mode = mode.into();
+        request
+    };
+    // One that is served beside one that is not.
+    let mut either = mode(Mode::MultiNodeSingleWriter);
+    either.volume_capabilities.insert(0, driver::mount());
+    let mut near = bench.request("pvc-bad", &[]);
+    let zone = proto::Topology { segments: [("topology.rbd/zone".to_owned(), "a".to_owned())].into() };
+    near.accessibility_requirements =
+        Some(proto::TopologyRequirement { requisite: vec![zone.clone()], preferred: vec![zone] });
     let mut anonymous = bench.request("pvc-bad", &[]);
     anonymous.secrets.clear();
     let cases = [
@@ -168,7 +182,12 @@ fn what_cannot_be_made_is_refused_and_leaves_nothing() {
         (bench.request("pvc-bad", &[("imagefeatures", "layering")]), Code::InvalidArgument, "imageFeatures"),
         (from_snapshot, Code::InvalidArgument, "volume_content_source"),
         (impossible, Code::OutOfRange, "4096"),
-        (shared, Code::InvalidArgument, "RWX"),
+        (mode(Mode::MultiNodeMultiWriter), Code::InvalidArgument, "RWX"),
+        (mode(Mode::MultiNodeSingleWriter), Code::InvalidArgument, NO_SINGLE_WRITER_OF_MANY),
+        (either, Code::InvalidArgument, NO_SINGLE_WRITER_OF_MANY),
+        (mode(Mode::MultiNodeReaderOnly), Code::InvalidArgument, READ_ONLY),
+        (mode(Mode::SingleNodeReaderOnly), Code::InvalidArgument, READ_ONLY),
+        (near, Code::InvalidArgument, "accessibility_requirements"),
         (anonymous, Code::InvalidArgument, "secret"),
     ];
     for (request, code, word) in cases {
@@ -208,6 +227,24 @@ fn deleting_what_is_not_there_is_ok_only_when_the_cluster_says_so() {
     );
     assert_eq!(bench.images().len(), 1);
     bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("at the end");
+}
+
+/// A static volume's handle is an image's name, and whoever made that image keeps it.
+#[test]
+fn a_static_volume_is_never_deleted() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    bench.cluster().rbd(&["create", "--size", "64M", "by-hand"]);
+    let before = bench.contents();
+    for handle in ["by-hand", "rbd/by-hand"] {
+        bench.delete(&driver, handle).unwrap();
+    }
+    // Nor by a driver that has work in that pool, whose purges begin with its first call.
+    bench.delete(&driver, &bench.nothing()).unwrap();
+    assert_eq!(bench.contents(), before);
+    assert_eq!(json(&bench, &["info", "by-hand"])["size"], 64 << 20);
+    bench.cluster().rbd(&["rm", "--no-progress", "by-hand"]);
     bench.wait_until_empty("at the end");
 }
 
