@@ -25,6 +25,8 @@ mod legacy;
 mod life;
 #[path = "controller/metrics.rs"]
 mod metrics;
+#[path = "controller/mirror.rs"]
+mod mirror;
 #[path = "controller/options.rs"]
 mod options;
 #[path = "controller/outage.rs"]
@@ -35,5 +37,7 @@ mod partial;
 mod race;
 #[path = "controller/refused.rs"]
 mod refused;
+#[path = "controller/stop.rs"]
+mod stop;
 #[path = "controller/users.rs"]
 mod users;

@@ -14,7 +14,7 @@ use super::journal::Journal;
 use super::journal::creator::Creator;
 use super::operation::{Deadline, Operations, Progress, Request};
 use super::parameters::Parameters;
-use super::provision::{self, Wanted};
+use super::provision::{self, Means, Wanted};
 use super::purge::Purger;
 use super::request::{CreateRequest, DeleteRequest, ValidateRequest, Volume};
 use super::resolve::Resolver;
@@ -125,7 +125,12 @@ impl Controller {
         parameters.context(&format!("{}{}", parameters.prefix, id.uuid), pool.namespace())?;
         let journal = self.journal(&pool);
         self.purger.make_ready(&journal);
-        provision::provision(wanted, &journal, (&self.creator, &self.purger), &id.cluster_id, progress)
+        let means = Means {
+            creator: &self.creator,
+            purger: &self.purger,
+            mirror_daemons: cluster.mirror_daemon_count,
+        };
+        provision::provision(wanted, &journal, means, &id.cluster_id, progress)
             .await
             .map_err(|error| with_rights(error, credentials.user(), &parameters.pool))
     }

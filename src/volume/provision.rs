@@ -43,6 +43,17 @@ pub struct Wanted {
     pub cluster_name: Option<String>,
 }
 
+/// Who and what a CreateVolume works with, whatever is asked for.
+#[derive(Clone, Copy)]
+pub struct Means<'a> {
+    /// This process, as the maker of images.
+    pub creator: &'a Creator,
+    /// Where an image goes that is not to be.
+    pub purger: &'a Purger,
+    /// rbd-mirror daemons that may watch a mirrored image (`mirrorDaemonCount`).
+    pub mirror_daemons: u32,
+}
+
 /// Whether this driver can serve a volume of these capabilities at all.
 ///
 /// # Errors
@@ -73,7 +84,7 @@ pub fn check_capabilities(capabilities: &[Capability]) -> Result<()> {
 pub async fn provision(
     wanted: &Wanted,
     journal: &Journal,
-    (creator, purger): (&Creator, &Purger),
+    means: Means<'_>,
     cluster_id: &str,
     progress: &Progress,
 ) -> Result<Volume> {
@@ -83,7 +94,7 @@ pub async fn provision(
         name: &wanted.name,
         prefix: &wanted.parameters.prefix,
         owner: wanted.parameters.owner.as_deref(),
-        creator,
+        creator: means.creator,
     };
     // Further turns: a volume whose image is gone or going makes room for a new one, and
     // one that another creator finished is looked at again.
@@ -92,7 +103,7 @@ pub async fn provision(
         let reservation =
             journal.reserve(&plan).await.map_err(|error| error.while_doing(reserving()).unsettled())?;
         let pool = image_pool(journal, &reservation).await.map_err(unless_told)?;
-        let maker = Maker { wanted, journal, pool: &pool, creator, purger, progress, size };
+        let maker = Maker { wanted, journal, pool: &pool, means, progress, size };
         let image_name = maker.image_name(&reservation.entry);
         let made = match (&reservation.deleting, &reservation.entry.image_id) {
             (Some(id), _) => maker.finish_deletion(&reservation.entry, id).await.map_err(Error::unsettled)?,
@@ -141,8 +152,7 @@ struct Maker<'a> {
     wanted: &'a Wanted,
     journal: &'a Journal,
     pool: &'a Pool,
-    creator: &'a Creator,
-    purger: &'a Purger,
+    means: Means<'a>,
     progress: &'a Progress,
     size: u64,
 }
@@ -195,10 +205,11 @@ impl Maker<'_> {
         {
             delete::refuse_dependents(self.pool, &name, id, &header).await?;
         }
-        watch::until_unwatched(self.pool, &name, id, (Duration::ZERO, 0), self.progress).await?;
+        let patience = (Duration::ZERO, self.means.mirror_daemons);
+        watch::until_unwatched(self.pool, &name, id, patience, self.progress).await?;
         self.pool.trash_move(&name, id).await?;
         self.journal.release(entry.uuid, &entry.name).await?;
-        self.purger.start(self.journal, id.clone());
+        self.means.purger.start(self.journal, id.clone());
         Ok(None)
     }
 
@@ -229,14 +240,14 @@ impl Maker<'_> {
     async fn make_steps(&self, reservation: &Reservation, name: &str) -> Result<Option<u64>> {
         let entry = &reservation.entry;
         compare::entry(entry, self.wanted, self.pool)?;
-        let _making = self.creator.begin(entry.uuid)?;
-        if !self.journal.claim(reservation, self.creator, self.progress).await? {
+        let _making = self.means.creator.begin(entry.uuid)?;
+        if !self.journal.claim(reservation, self.means.creator, self.progress).await? {
             return Ok(None);
         }
         self.progress.step(format!("creating image {}", self.pool.describe(name)));
         let (id, size) = self.image(reservation, name).await?;
         self.progress.step(format!("recording {} as complete", self.pool.describe(name)));
-        if self.journal.complete(entry, &id, Some(self.creator)).await? {
+        if self.journal.complete(entry, &id, Some(self.means.creator)).await? {
             return Ok(Some(size));
         }
         self.take_back(entry, name, &id).await
@@ -315,7 +326,7 @@ impl Maker<'_> {
         }
         purge::record(self.journal, id, name, entry).await?;
         self.pool.trash_move(name, id).await?;
-        self.purger.start(self.journal, id.clone());
+        self.means.purger.start(self.journal, id.clone());
         let text =
             format!("volume {} was deleted while it was being created; its image was taken back", entry.name);
         Err(Error::new(Kind::Unavailable, text))

@@ -189,7 +189,7 @@ async fn purge(journal: &Journal, id: &ImageId, identity: &str) -> Result<()> {
         return forget_restored(journal, id).await;
     }
     // librbd would wait half a minute for the lock of a dead client, and hold a slot meanwhile.
-    let watchers = watch::others(pool, id).await?;
+    let watchers = watch::without_mirroring(pool, watch::others(pool, id).await?).await?;
     if !watchers.is_empty() {
         let text = format!("image id {} is still watched by {}", id.as_str(), watch::describe(&watchers));
         return Err(Error::new(Kind::InUse, text));

@@ -14,6 +14,9 @@ use crate::ceph::{CephError, ImageId, Pool, ReadOp, Watcher};
 /// A dead client's watch is gone after 30 s, plus what Ceph needs to notice.
 pub const PATIENCE: Duration = Duration::from_secs(45);
 
+/// What stands for a pool's mirroring; each rbd-mirror daemon watches it.
+const MIRRORING: &str = "rbd_mirroring";
+
 const PAUSE: Duration = Duration::from_secs(1);
 /// Kept back from the deadline, so that the refusal with its reason still gets there.
 pub(super) const FOR_THE_ANSWER: Duration = Duration::from_secs(1);
@@ -101,6 +104,24 @@ pub(super) async fn without_mirror_daemons(
     Ok(if excused { Vec::new() } else { watchers })
 }
 
+/// The same watchers without rbd-mirror daemons, by librbd's own measure: they watch the
+/// pool's mirroring, too. That holds where [`without_mirror_daemons`] does not: an image in
+/// the trash is not mirrored any more, while its daemon may not have let go of it yet.
+///
+/// # Errors
+/// What Ceph answers.
+pub(super) async fn without_mirroring(pool: &Pool, mut watchers: Vec<Watcher>) -> Result<Vec<Watcher>> {
+    if watchers.is_empty() {
+        return Ok(watchers);
+    }
+    let daemons = match pool.watchers(MIRRORING).await {
+        Err(error) if error.is(libc::ENOENT) => Vec::new(),
+        daemons => daemons?,
+    };
+    watchers.retain(|watcher| !daemons.iter().any(|daemon| daemon.client == watcher.client));
+    Ok(watchers)
+}
+
 /// A kernel client's watch, which is never rbd-mirror's. libceph numbers its requests of
 /// its own from `CEPH_LINGER_ID_START`; librados gives pointers, which are below that.
 fn is_kernel(watcher: &Watcher) -> bool {
@@ -114,7 +135,7 @@ async fn is_mirrored(pool: &Pool, id: &ImageId) -> Result<bool> {
     let mut input = u32::try_from(id.len()).unwrap_or(u32::MAX).to_le_bytes().to_vec();
     input.extend_from_slice(id);
     let asked = ReadOp::new().exec(c"rbd", c"mirror_image_get", input);
-    match pool.read("mirror image get", "rbd_mirroring", asked).await {
+    match pool.read("mirror image get", MIRRORING, asked).await {
         Ok(_) => Ok(true),
         Err(CephError { errno: libc::ENOENT | libc::EOPNOTSUPP, .. }) => Ok(false),
         Err(error) => Err(error.into()),

@@ -48,9 +48,12 @@ impl Site {
 
     /// Writes config.json anew; it is read on each call.
     pub fn configure(&self, monitors: &str, namespace: &str) {
-        let config = serde_json::json!([
-            {"clusterID": CLUSTER_ID, "monitors": [monitors], "rbd": {"radosNamespace": namespace}}
-        ]);
+        self.configure_rbd(monitors, &serde_json::json!({"radosNamespace": namespace}));
+    }
+
+    /// The same with what else the section `rbd` can hold.
+    pub fn configure_rbd(&self, monitors: &str, rbd: &serde_json::Value) {
+        let config = serde_json::json!([{"clusterID": CLUSTER_ID, "monitors": [monitors], "rbd": rbd}]);
         std::fs::write(self.path("config.json"), config.to_string()).unwrap();
     }
 
@@ -260,6 +263,27 @@ impl Driver {
     pub fn kill(mut self) {
         let _ = self.child.kill();
         self.child.wait().unwrap();
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(i32::try_from(self.pid()).unwrap()),
+            nix::sys::signal::Signal::SIGTERM,
+        )
+        .unwrap();
+    }
+
+    /// Waits until it ended by itself; its exit code.
+    pub fn ended_within(&mut self, time: Duration) -> Option<i32> {
+        let until = Instant::now() + time;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < until, "the driver still runs after {time:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Waits until a fault killed it; `false` when it still lives after that time.
