@@ -163,10 +163,13 @@ fn a_monitor_that_does_not_answer() {
     check(&validate(&bench, &driver, &bench.nothing()), since, &bench.cluster().monitors);
     drop(monitor);
     let id = until_ok(|| bench.create(&driver, NAME));
+    let other = bench.create(&driver, "pvc-deleted-meanwhile").unwrap();
     // A client that is connected needs the monitor only for what its map does not have.
     let monitor = bench.cluster().stop_monitor();
     assert_eq!(bench.create_within(&driver, NAME, DEADLINE).unwrap(), id);
     validate(&bench, &driver, &id).unwrap();
+    bench.delete_within(&driver, &other, DEADLINE).unwrap();
+    assert_eq!(bench.images(), [format!("csi-vol-{}", &id[id.len() - 36..])]);
     let mut elsewhere = bench.request(NAME, &[("pool", "not-known-yet")]);
     elsewhere.name = "pvc-elsewhere".to_owned();
     let mut request = tonic::Request::new(elsewhere);

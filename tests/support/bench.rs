@@ -226,11 +226,18 @@ impl Bench {
 
     /// Never a directory key without its complete object: ceph-csi could not go on.
     pub fn check_that_ceph_csi_could_go_on(&self, at: &str) {
-        for (key, uuid) in self.keys("csi.volumes.default") {
+        self.check_that_ceph_csi_could_go_on_in("csi.volumes.default", at);
+    }
+
+    /// The same in the directory of another instance.
+    pub fn check_that_ceph_csi_could_go_on_in(&self, directory: &str, at: &str) {
+        for (key, uuid) in self.keys(directory) {
             let Some(name) = key.strip_prefix("csi.volume.") else { continue };
             let entry = self.keys(&format!("csi.volume.{uuid}"));
             assert_eq!(entry.get("csi.volname").map(String::as_str), Some(name), "{at}: {entry:?}");
             assert_eq!(entry.get("csi.imagename"), Some(&format!("csi-vol-{uuid}")), "{at}: {entry:?}");
+            // The claim's namespace, as `driver::parameters` has it.
+            assert_eq!(entry.get("csi.volume.owner").map(String::as_str), Some("shop"), "{at}: {entry:?}");
         }
     }
 }
