@@ -15,7 +15,15 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::lab::{Lab, LabSpec};
+use support::lab::{Lab, LabSpec, script};
+
+/// They break what they run on; `LAB_KERNEL=host make test` must not mean this machine.
+#[test]
+fn tests_do_not_inherit_the_choice_of_a_kernel() {
+    let lab = script("none");
+    let kernel = lab.get_envs().find(|(name, _)| *name == "LAB_KERNEL");
+    assert_eq!(kernel.map(|(_, value)| value), Some(None), "it is taken out of the environment");
+}
 
 #[test]
 fn a_node_maps_an_image_and_nothing_is_left() {
