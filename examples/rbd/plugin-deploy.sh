@@ -6,7 +6,8 @@
 #
 # This file is the order of the steps; what they do is in plugin/:
 #   shared.sh       settings, messages, kubectl, the manifests as they are applied
-#   checks.sh       what is asked before anything is changed; config.sh reads config.json
+#   checks.sh       what is asked before anything is changed; config.sh reads config.json,
+#                   owners.sh whose the objects are that stand there
 #   check-nodes.sh  the part of it that looks at the nodes, through the pods of nodes.sh
 #   pods.sh         why pods are not ready, and the roll-out
 #
@@ -23,6 +24,8 @@ source "$HERE/plugin/nodes.sh"
 source "$HERE/plugin/pods.sh"
 # shellcheck source=examples/rbd/plugin/objects.sh
 source "$HERE/plugin/objects.sh"
+# shellcheck source=examples/rbd/plugin/owners.sh
+source "$HERE/plugin/owners.sh"
 # shellcheck source=examples/rbd/plugin/checks.sh
 source "$HERE/plugin/checks.sh"
 # shellcheck source=examples/rbd/plugin/check-nodes.sh
@@ -136,14 +139,18 @@ await_roll_out() {
     say "kubelets: all know $DRIVER_NAME"
 }
 
-kubelets_know() { [[ -z $(kubelets_without) ]]; }
+kubelets_know() {
+    local without
+    without=$(kubelets_without) && [[ -z $without ]]
+}
 
 # The nodes that run the node plugin and whose kubelet has not registered it.
 kubelets_without() {
-    local known node
-    known=$(k get csinodes -o go-template='{{range .items}}{{$n := .metadata.name}}{{range .spec.drivers}}{{if eq .name "'"$DRIVER_NAME"'"}}{{$n}}{{"\n"}}{{end}}{{end}}{{end}}')
-    for node in $(kn get pods -l "app=$DAEMONSET" -o go-template='{{range .items}}{{.spec.nodeName}}{{"\n"}}{{end}}'); do
-        grep -qx "$node" <<<"$known" || printf '%s ' "$node"
+    local known nodes node
+    known=$(knowing_nodes) || return 1
+    nodes=$(kn get pods -l "app=$DAEMONSET" -o go-template='{{range .items}}{{.spec.nodeName}}{{"\n"}}{{end}}') || return 1
+    for node in $nodes; do
+        grep -qxF "$node" <<<"$known" || printf '%s ' "$node"
     done
 }
 

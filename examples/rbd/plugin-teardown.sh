@@ -4,6 +4,7 @@
 # and nodes as they were before.
 #
 # This file is the order of the steps; what they do is in plugin/:
+#   owners.sh    whose the objects are that stand there
 #   objects.sh   volumes, attachments and pods that use the driver
 #   residue.sh   what is left on nodes; on-node.sh looks for it there
 #
@@ -14,6 +15,8 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$HERE/plugin/shared.sh"
 # shellcheck source=examples/rbd/plugin/objects.sh
 source "$HERE/plugin/objects.sh"
+# shellcheck source=examples/rbd/plugin/owners.sh
+source "$HERE/plugin/owners.sh"
 # shellcheck source=examples/rbd/plugin/nodes.sh
 source "$HERE/plugin/nodes.sh"
 # shellcheck source=examples/rbd/plugin/pods.sh
@@ -54,22 +57,43 @@ read_options() {
 
 # What stands there must be what plugin-deploy.sh makes, and this user must be able to end it.
 refuse_what_is_not_ours() {
-    local said
+    local said here
     said=$(k get --raw /version 2>&1) || die "kubectl does not reach a cluster: $said"
     said=$(object_owner)
-    [[ -z $said ]] || die "$NAMESPACE/$DAEMONSET belongs to $said" "remove it there"
+    [[ -z $said ]] || die "$said" "remove it there"
+    here=$(programs_here)
+    said=$(other_drivers_here "$here")
+    [[ -z $said ]] || die "what runs in namespace $NAMESPACE is the driver ${said//$'\n'/, }, not $DRIVER_NAME; nothing was removed" \
+        "To remove that one: --driver-name ${said%%$'\n'*}"
     said=$(runs_elsewhere)
     [[ -z $said ]] || die "$DRIVER_NAME runs from another place, too: ${said//$'\n'/, }" "name it: --namespace"
     said=$(bound_elsewhere)
     [[ -z $said ]] || die "the driver's ClusterRoleBindings are for namespace ${said//$'\n'/, }" "name it: --namespace"
-    said=$(foreign_containers)
+    said=$(foreign_containers "$here")
     [[ -z $said ]] || die "what is deployed here is another driver:" "$said" "remove it with what deployed it"
+    refuse_served_by_unknown
     for said in "delete daemonsets.apps" "delete deployments.apps" "delete csidrivers.storage.k8s.io" \
         "delete clusterroles.rbac.authorization.k8s.io" "create pods" "create pods --subresource=exec"; do
         # Not quoted: a verb, a resource and perhaps a flag.
         # shellcheck disable=SC2086
         kn auth can-i $said >/dev/null 2>&1 || die "you may not $said" "removing a storage driver takes an administrator of the cluster"
     done
+}
+
+# Without its CSIDriver it is what an earlier run has left: then only the nodes are missing.
+refuse_served_by_unknown() {
+    local driver said
+    driver=$(k get csidriver "$DRIVER_NAME" --ignore-not-found -o name)
+    [[ -n $driver ]] || return 0
+    ! wait_until 30 served_by_nobody || return 0
+    said=$(served_by_unknown)
+    die "$DRIVER_NAME is served by something that is no DaemonSet, on ${said//$'\n'/, }; nothing was removed" \
+        "Remove it with what started it. Is it gone? '$KUBECTL delete csidriver $DRIVER_NAME', and run this script again."
+}
+
+served_by_nobody() {
+    local served
+    served=$(served_by_unknown) && [[ -z $served ]]
 }
 
 # Steps: 1 pods, which only their owner may end; 2 attachments, which follow their pods
@@ -90,23 +114,45 @@ refuse_while_used() {
     refuse_volumes_left
 }
 
-# csi-attacher ends them when it runs. Where it is gone, nobody would ever take its finalizer
-# away; that is all that is left to do, for detaching asks nothing of Ceph, and what is still
-# mounted on nodes is looked for next.
+# csi-attacher ends them as long as it runs. Where it is gone, nobody would ever take its
+# finalizer away; that is all that is left to do, for detaching asks nothing of Ceph, and what
+# is still mounted on nodes is looked for next.
 end_attachments() {
-    local name
+    local available left name
     attachments | awk '{ print $3 }' | while read -r name; do
         k delete volumeattachment "$name" --wait=false | sed 's/^/   /'
     done
-    wait_until 30 attachments_gone || attachments | awk '{ print $3 }' | while read -r name; do
-        say "csi-attacher does not end $name: its finalizer is taken away"
-        k patch volumeattachment "$name" --type=merge -p '{"metadata":{"finalizers":null}}' | sed 's/^/   /'
-    done
+    available=$(kn get deployment "$DEPLOYMENT" --ignore-not-found -o jsonpath='{.status.availableReplicas}')
+    if ((${available:-0} > 0)); then
+        wait_until "$TIMEOUT" attachments_gone ||
+            die "csi-attacher runs and has not ended these in $TIMEOUT seconds; nothing was removed" "$(attachments)" \
+                "what does it say? $KUBECTL -n $NAMESPACE logs -l app=$DEPLOYMENT -c csi-attacher"
+        return
+    fi
+    left=$(attachments)
+    while read -r _ _ name; do
+        [[ -z $name ]] || take_finalizer "$name"
+    done <<<"$left"
+    wait_until "$TIMEOUT" attachments_gone || die "these attachments do not go; nothing was removed" "$(attachments)" \
+        "somebody else's finalizer is on them: $KUBECTL get volumeattachment -o yaml"
+}
+
+# The attacher's alone; the test keeps a list that changes meanwhile from losing another.
+take_finalizer() {
+    local own=external-attacher/${DRIVER_NAME//./-} at
+    at=$(k get volumeattachment "$1" --ignore-not-found \
+        -o go-template='{{range $i, $f := .metadata.finalizers}}{{if eq $f "'"$own"'"}}{{$i}}{{end}}{{end}}')
+    [[ -n $at ]] || return 0
+    say "no csi-attacher runs that would end $1: its finalizer is taken away"
+    k patch volumeattachment "$1" --type=json -p '[{"op":"test","path":"/metadata/finalizers/'"$at"'","value":"'"$own"'"},
+        {"op":"remove","path":"/metadata/finalizers/'"$at"'"}]' | sed 's/^/   /'
 }
 
 refuse_volumes_left() {
-    local left
-    left=$(volumes | awk '{ printf "volume %s (%s, %s), claim %s\n", $1, $2, $3, $4 }' && waiting_claims | sed 's/^/waiting claim /')
+    local left waiting
+    left=$(volumes | awk '{ printf "volume %s (%s, %s), claim %s\n", $1, $2, $3, $4 }')
+    waiting=$(waiting_claims | sed 's/^/waiting claim /')
+    left+=${left:+${waiting:+$'\n'}}$waiting
     if [[ -z $left ]]; then
         say "no pod, attachment, volume or claim"
     elif [[ -n $KEEP_VOLUMES ]]; then
@@ -129,13 +175,14 @@ attachments_gone() {
 
 # Kubernetes deletes a volume some seconds after its claim.
 deletions_done() {
-    local left
-    left=$(volumes | grep -c ' Released Delete ') || return 0
+    local listed left
+    listed=$(volumes) || return 1
+    left=$(grep -c ' Released Delete ' <<<"$listed") || return 0
     show_once "waiting for $left volume(s) to be deleted"
     return 1
 }
 
-# Steps: 1 the pods, so that their sockets and leases are given back in order; 2 the other
+# Steps: 1 the pods, so that the plugins take their sockets away themselves; 2 the other
 # objects; 3 what others have made for the driver: leases, by the sidecars.
 remove_objects() {
     local lease name=${DRIVER_NAME//./-}

@@ -99,7 +99,7 @@ check_config() {
 }
 
 check_clusters() {
-    local from=$1 id monitors count=0
+    local from=$1 id monitors count=0 before=$FAULTS
     if [[ -z $CLUSTERS ]]; then
         fault "$from is not filled in: it names no cluster" "$EXAMPLES/csi-config-map-sample.yaml shows how"
         return
@@ -113,36 +113,43 @@ check_clusters() {
             count=$((count + 1))
         fi
     done <<<"$CLUSTERS"
-    ok "$from names $count cluster(s)"
+    [[ $FAULTS != "$before" ]] || ok "$from names $count cluster(s)"
 }
 
 # Whose the objects are that stand where ours will, and whether another place has the driver.
 check_others() {
-    local found elsewhere bound owner
+    local before=$FAULTS found here elsewhere bound owner served
+    here=$(programs_here)
+    found=$(other_drivers_here "$here")
+    [[ -z $found ]] || fault "what runs here, $NAMESPACE/$DAEMONSET, is the driver ${found//$'\n'/, }, not $DRIVER_NAME" \
+        "update that one (--driver-name ${found%%$'\n'*}), or deploy this one in a namespace of its own (--namespace, with the chart)"
     elsewhere=$(runs_elsewhere)
-    if [[ -n $elsewhere ]]; then
-        fault "driver $DRIVER_NAME runs already, from DaemonSet ${elsewhere//$'\n'/, }: two on a node would fight over its socket" \
-            "update that one, remove it first, or deploy under another name (--driver-name)"
-    fi
+    [[ -z $elsewhere ]] || fault "driver $DRIVER_NAME runs already, from DaemonSet ${elsewhere//$'\n'/, }: two on a node would fight over its socket" \
+        "update that one, remove it first, or deploy under another name (--driver-name)"
     bound=$(bound_elsewhere)
     [[ -z $bound ]] || fault "the ClusterRoleBindings of our names belong to a driver in namespace ${bound//$'\n'/, }" \
         "deploy there (--namespace), delete them if that driver is gone, or use the Helm chart with fullnameOverride"
     owner=$(object_owner)
-    if [[ -n $owner ]]; then
-        fault "$NAMESPACE/$DAEMONSET belongs to $owner, which would take its objects back" "change the image there instead"
-        return
+    [[ -z $owner ]] || fault "$owner, which would take its objects back" "change the image there instead"
+    [[ $FAULTS = "$before" ]] || return 0
+    served=$(served_by_unknown)
+    [[ -z $served ]] || fault "kubelets know $DRIVER_NAME already, served by something that is no DaemonSet: ${served//$'\n'/, }" \
+        "remove that first; is it gone, the kubelet there forgets it when it is restarted"
+    found=$(foreign_containers "$here")
+    if [[ -n $found ]]; then
+        check_replaced "$found"
+    elif [[ $FAULTS = "$before" ]]; then
+        ok "no other driver stands in the way"
     fi
-    found=$(foreign_containers)
-    if [[ -z $found ]]; then
-        [[ -n $elsewhere$bound ]] || ok "no other driver stands in the way"
-        return
-    fi
+}
+
+check_replaced() {
     if [[ -n $REPLACE ]]; then
         note "these containers of another driver will be replaced:"
     else
         fault "another driver is deployed here:"
     fi
-    quote "$found"
+    quote "$1"
     further "Pods keep their volumes meanwhile. Gone will be the sidecars whose features are not here yet: a" \
         "csi-snapshotter (snapshots) and a csi-resizer (growth). docs/migration.md says what to look at before."
     [[ -n $REPLACE ]] || further "To replace it: --replace"

@@ -1,40 +1,10 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2016  # go templates have variables with a dollar sign
-# What the cluster has of this driver: whose its objects are, its volumes, who uses them.
+# What the cluster has of this driver: its volumes, and who uses them.
 #
 # What a reader gets wrong: a claim that a pod names may be its own, of a generic ephemeral
-# volume; its name is then the pod's and the volume's.
-
-# "NAMESPACE/NAME" of node plugins of this driver name that are not where ours is.
-runs_elsewhere() {
-    k get daemonsets --all-namespaces -o go-template='{{range .items}}{{$d := .metadata}}{{range .spec.template.spec.containers}}{{/*
-        */}}{{range .args}}{{if eq . "--drivername='"$DRIVER_NAME"'"}}{{$d.namespace}}/{{$d.name}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}' |
-        { grep -vx "$NAMESPACE/$DAEMONSET" || true; } | sort -u
-}
-
-# Namespaces other than ours for which the cluster roles of our names are bound: manifests
-# applied here would take them away there.
-bound_elsewhere() {
-    kn get clusterrolebindings rbd-csi-nodeplugin rbd-csi-provisioner-role --ignore-not-found \
-        -o go-template='{{if .items}}{{range .items}}{{range .subjects}}{{.namespace}}{{"\n"}}{{end}}{{end}}{{else}}{{range .subjects}}{{.namespace}}{{"\n"}}{{end}}{{end}}' |
-        { grep -vx "$NAMESPACE" || true; } | sort -u
-}
-
-# Who made the DaemonSet and would make it again: a Helm release, an operator.
-object_owner() {
-    kn get daemonset "$DAEMONSET" --ignore-not-found -o go-template='{{with .metadata.annotations}}{{with index . "meta.helm.sh/release-name"}}Helm release {{.}}{{end}}{{end}}{{/*
-        */}}{{range .metadata.ownerReferences}}{{.kind}} {{.name}}{{end}}'
-}
-
-# "deployment/NAME CONTAINER IMAGE" of what stands there and is not this driver.
-foreign_containers() {
-    local kind name
-    for kind in deployment daemonset; do
-        name=$DEPLOYMENT
-        [[ $kind = deployment ]] || name=$DAEMONSET
-        kn get "$kind" "$name" --ignore-not-found -o go-template='{{range .spec.template.spec.containers}}'"$kind/$name"' {{.name}} {{.image}}{{"\n"}}{{end}}'
-    done | awk -v own="$(image)" '{ all = all $0 "\n" } $2 == "csi-rbdplugin" && ($3 == own || $3 ~ /rbd-csi/) { ours = 1 } END { if (!ours) printf "%s", all }'
-}
+# volume; its name is then the pod's and the volume's. And a listing that failed must never
+# count as an empty one: bash forgets errexit in $(…), so each is taken by itself.
 
 # Volumes of this driver's name that this version refuses to stage.
 unserved_volumes() {
@@ -62,11 +32,11 @@ volumes() {
 
 # "CLAIM" of claims that wait for this driver to make their volume.
 waiting_claims() {
-    local classes
-    classes=$(k get storageclasses -o go-template='{{range .items}}{{if eq .provisioner "'"$DRIVER_NAME"'"}} {{.metadata.name}}{{end}}{{end}}')
-    k get persistentvolumeclaims --all-namespaces -o go-template='{{range .items}}{{if eq .status.phase "Pending"}}{{/*
-        */}}{{.metadata.namespace}}/{{.metadata.name}} {{with .spec.storageClassName}}{{.}}{{else}}-{{end}}{{"\n"}}{{end}}{{end}}' |
-        awk -v classes="$classes " 'index(classes, " " $2 " ") { print $1 }'
+    local classes claims
+    classes=$(k get storageclasses -o go-template='{{range .items}}{{if eq .provisioner "'"$DRIVER_NAME"'"}} {{.metadata.name}}{{end}}{{end}}') || return 1
+    claims=$(k get persistentvolumeclaims --all-namespaces -o go-template='{{range .items}}{{if eq .status.phase "Pending"}}{{/*
+        */}}{{.metadata.namespace}}/{{.metadata.name}} {{with .spec.storageClassName}}{{.}}{{else}}-{{end}}{{"\n"}}{{end}}{{end}}') || return 1
+    awk -v classes="$classes " 'NF && index(classes, " " $2 " ") { print $1 }' <<<"$claims"
 }
 
 # "PV NODE NAME" of attachments; an attachment without a volume's name is an inline one.
@@ -77,20 +47,21 @@ attachments() {
 
 # "POD NODE CLAIM PV" of pods that use the driver's volumes, ended ones left out.
 users() {
-    {
-        volumes | awk '{ print "volume", $4, $1 }'
-        k get pods --all-namespaces -o go-template='{{range .items}}{{$p := .metadata}}{{$n := .spec.nodeName}}{{/*
-            */}}{{if and (ne .status.phase "Succeeded") (ne .status.phase "Failed")}}{{range .spec.volumes}}{{$v := .name}}{{/*
-            */}}{{with .persistentVolumeClaim}}pod {{$p.namespace}}/{{.claimName}} {{$p.namespace}}/{{$p.name}} {{or $n "-"}}{{"\n"}}{{end}}{{/*
-            */}}{{with .ephemeral}}pod {{$p.namespace}}/{{$p.name}}-{{$v}} {{$p.namespace}}/{{$p.name}} {{or $n "-"}}{{"\n"}}{{end}}{{/*
-            */}}{{end}}{{end}}{{end}}'
-    } | awk '$1 == "volume" { pv[$2] = $3 } $1 == "pod" && ($2 in pv) { print $3, $4, $2, pv[$2] }'
+    local volumes pods
+    volumes=$(volumes) || return 1
+    pods=$(k get pods --all-namespaces -o go-template='{{range .items}}{{$p := .metadata}}{{$n := .spec.nodeName}}{{/*
+        */}}{{if and (ne .status.phase "Succeeded") (ne .status.phase "Failed")}}{{range .spec.volumes}}{{$v := .name}}{{/*
+        */}}{{with .persistentVolumeClaim}}pod {{$p.namespace}}/{{.claimName}} {{$p.namespace}}/{{$p.name}} {{or $n "-"}}{{"\n"}}{{end}}{{/*
+        */}}{{with .ephemeral}}pod {{$p.namespace}}/{{$p.name}}-{{$v}} {{$p.namespace}}/{{$p.name}} {{or $n "-"}}{{"\n"}}{{end}}{{/*
+        */}}{{end}}{{end}}{{end}}') || return 1
+    { awk 'NF { print "volume", $4, $1 }' <<<"$volumes" && printf '%s\n' "$pods"; } |
+        awk '$1 == "volume" { pv[$2] = $3 } $1 == "pod" && ($2 in pv) { print $3, $4, $2, pv[$2] }'
 }
 
 # The pools of the driver's classes and volumes.
 pools() {
-    {
-        k get storageclasses -o go-template='{{range .items}}{{if eq .provisioner "'"$DRIVER_NAME"'"}}{{with .parameters}}{{with .pool}}{{.}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}'
-        k get persistentvolumes -o go-template='{{range .items}}{{with .spec.csi}}{{if eq .driver "'"$DRIVER_NAME"'"}}{{with .volumeAttributes}}{{with .pool}}{{.}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}{{end}}'
-    } | sort -u
+    local classes volumes
+    classes=$(k get storageclasses -o go-template='{{range .items}}{{if eq .provisioner "'"$DRIVER_NAME"'"}}{{with .parameters}}{{with .pool}}{{.}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}') || return 1
+    volumes=$(k get persistentvolumes -o go-template='{{range .items}}{{with .spec.csi}}{{if eq .driver "'"$DRIVER_NAME"'"}}{{with .volumeAttributes}}{{with .pool}}{{.}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}{{end}}') || return 1
+    printf '%s\n' "$classes" "$volumes" | awk NF | sort -u
 }

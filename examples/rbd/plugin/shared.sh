@@ -27,6 +27,8 @@ TIMEOUT=${TIMEOUT:-300}
     CONFIG_MAP=ceph-csi-config
     # On the config map when plugin-deploy.sh has made it, so that plugin-teardown.sh removes no other.
     MADE_BY=rbd-csi.made-by
+    # On the pods of our manifests, so that they are known whatever the image is called.
+    PART=rbd-csi.part
 }
 # Where the image stands in the manifests; a version follows.
 OWN_IMAGE=quay.io/rbd-csi/rbd-csi
