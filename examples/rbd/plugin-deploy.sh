@@ -41,7 +41,8 @@ when something is in the way. Run it again to update the driver.
   --config FILE         your config map with the Ceph clusters, made from
                         csi-config-map-sample.yaml; not needed when the cluster has it
   --replace             replace a ceph-csi that is deployed under the same names
-  --force               deploy although there are volumes that this version cannot serve
+  --force               deploy although there are volumes that this version cannot serve, or
+                        that need a Ceph cluster which your config map leaves out
   --check               only look
   --skip-node-check     do not look at the nodes
 TEXT
@@ -101,23 +102,31 @@ apply_config() {
     [[ -n $existed ]] || kn label configmap "$CONFIG_MAP" "$MADE_BY=plugin-deploy" >/dev/null
 }
 
-# Object by object, since only what exists can be replaced.
+# Pods that stand where ours will and are another program's.
+foreign_pods() { kn get pods -l "app in ($DAEMONSET,$DEPLOYMENT),!$PART" -o name; }
+
+# Object by object, since only what exists can be replaced. "keep-roles" leaves the roles that
+# are there as they are: a ceph-csi that still runs on some nodes needs more rights than ours,
+# which have less and are given when it is gone.
 apply_manifests() {
-    local folder object
+    local roles=$1 folder object
     folder=$(mktemp -d)
     manifests | awk -v folder="$folder" '
         /^---/ { n++; next }
         { file = sprintf("%s/%03d.yaml", folder, n); print >file; if (!/^ *(#|$)/) full[file] = 1 }
-        END { for (file in full) print file }' | sort | while read -r object; do apply_object "$object"; done
+        END { for (file in full) print file }' | sort | while read -r object; do apply_object "$object" "$roles"; done
     rm -r "$folder"
 }
 
 apply_object() {
-    local existing=""
-    if grep -qE '^kind: (Deployment|DaemonSet)$' "$1"; then
-        existing=$(k get -f "$1" --ignore-not-found -o name)
-    fi
-    if [[ -n $existing ]]; then
+    local existing="" kind
+    kind=$(sed -nE 's/^kind: (.*)$/\1/p' "$1")
+    case "$kind" in
+    Deployment | DaemonSet | Role | ClusterRole) existing=$(k get -f "$1" --ignore-not-found -o name) ;;
+    esac
+    if [[ $kind = *Role && -n $existing && $2 = keep-roles ]]; then
+        say "$existing: later, when the driver before has ended"
+    elif [[ $kind = D* && -n $existing ]]; then
         k replace --save-config -f "$1" | sed 's/^/   /'
     else
         k apply -f "$1" | sed 's/^/   /'
@@ -154,6 +163,18 @@ kubelets_without() {
     done
 }
 
+# With OnDelete pods of the driver before may still be there, and keep their rights.
+narrow_roles() {
+    local left
+    left=$(foreign_pods)
+    if [[ -z $left ]]; then
+        apply_manifests all
+    else
+        say "the roles keep the rights of the driver before, as long as $(wc -l <<<"$left" | tr -d ' ') of its pods run:"
+        say "run this script again when they are gone"
+    fi
+}
+
 roll_out_failed() {
     die "$1 is not ready after $TIMEOUT seconds; what is missing stands above" \
         "Kubernetes goes on trying. Look with: $KUBECTL -n $NAMESPACE describe pods -l app=$1" \
@@ -172,14 +193,17 @@ what_next() {
 }
 
 main() {
+    local foreign
     read_options "$@"
     look_first
     [[ -z $CHECK_ONLY ]] || exit 0
     heading "Applying"
     apply_config
-    apply_manifests
+    foreign=$(foreign_pods)
+    apply_manifests "${foreign:+keep-roles}"
     heading "Waiting for it (at most $TIMEOUT seconds for each part)"
     await_roll_out
+    [[ -z $foreign ]] || narrow_roles
     what_next
 }
 

@@ -18,15 +18,25 @@ check_nodes() {
     fi
     say "… looking at $(wc -l <<<"$nodes" | tr -d ' ') node(s), from a short-lived pod on each"
     if ! lookers_start plain <<<"$nodes"; then
-        fault "the driver's image does not run on every node:"
-        quote "$(pods_not_ready "app=$LOOKER")"
-        further "the image is $(image); --image names another, from a registry that your nodes reach"
+        lookers_fault
         lookers_end
         return
     fi
     addresses=$(all_addresses)
     for node in $nodes; do check_node "$node" "$addresses"; done
     lookers_end
+}
+
+lookers_fault() {
+    if [[ -n $LOOKERS_SAID ]]; then
+        fault "the cluster refuses the pods that look at the nodes:"
+        quote "$LOOKERS_SAID"
+        return
+    fi
+    fault "the driver's image does not run on every node within $TIMEOUT seconds:"
+    quote "$(pods_not_ready "app=$LOOKER")"
+    further "the image is $(image); --image names another, from a registry that your nodes reach;" \
+        "'make image' makes it, and --timeout gives a slow first pull its time"
 }
 
 # "HOST PORT" of every monitor that the node itself must reach.

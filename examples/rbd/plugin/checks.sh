@@ -60,9 +60,10 @@ check_rights() {
 check_manifests() {
     local said
     if ! kn get namespace "$NAMESPACE" >/dev/null 2>&1; then
-        fault "there is no namespace $NAMESPACE" "kubectl create namespace $NAMESPACE"
+        fault "there is no namespace $NAMESPACE" "$KUBECTL create namespace $NAMESPACE"
         return
     fi
+    check_pod_security
     if said=$(manifests | k apply --dry-run=server -f - 2>&1 >/dev/null); then
         ok "the cluster takes the manifests (a dry run)"
         # What kubectl says of objects that were not made by apply; they will be replaced.
@@ -72,6 +73,19 @@ check_manifests() {
         fault "the cluster refuses the manifests of $MANIFESTS:"
         quote "$said"
     fi
+}
+
+# To the DaemonSet, Kubernetes only gives a warning; it refuses the pods later.
+check_pod_security() {
+    local level
+    level=$(kn get namespace "$NAMESPACE" -o jsonpath='{.metadata.labels.pod-security\.kubernetes\.io/enforce}')
+    case "$level" in
+    "") ;;
+    privileged) ok "namespace $NAMESPACE takes privileged pods (Pod Security)" ;;
+    *) fault "namespace $NAMESPACE takes no privileged pods (Pod Security: $level), and the node plugin mounts for the whole node" \
+        "$KUBECTL label --overwrite namespace $NAMESPACE pod-security.kubernetes.io/enforce=privileged" \
+        "or a namespace for the driver alone: --namespace" ;;
+    esac
 }
 
 # Sets CLUSTERS, lines of "ID NETNS MONITOR…", for the check of the nodes.
@@ -96,6 +110,37 @@ check_config() {
     fi
     CLUSTERS=$(config_clusters "$json") || { fault "cannot read config.json in $from" && return; }
     check_clusters "$from"
+    if [[ -n $file ]]; then
+        check_config_name "$file"
+        check_lost_clusters "$from"
+    fi
+}
+
+check_config_name() {
+    local name
+    name=$(kn create --dry-run=client --validate=false -f "$1" -o jsonpath='{.metadata.name}')
+    [[ $name = "$CONFIG_MAP" ]] || fault "the config map in $1 is called '$name'; the driver reads $CONFIG_MAP"
+}
+
+# The map is replaced as a whole: whoever uses a cluster that it names no more would lose it,
+# and a ceph-csi that reads the same map, too.
+check_lost_clusters() {
+    local old before id used
+    old=$(config_json "" 2>/dev/null) || return 0
+    before=$(config_clusters "$old" 2>/dev/null) || return 0
+    while read -r id _; do
+        [[ -n $id ]] || continue
+        ! awk '{ print $1 }' <<<"$CLUSTERS" | grep -qxF -- "$id" || continue
+        used=$(cluster_users "$id") || { fault "cannot list who uses cluster $id" && return; }
+        if [[ -z $used ]]; then
+            note "cluster $id is in the cluster's config map, is not in $1, and nobody uses it"
+        elif [[ -n $FORCE ]]; then
+            note "cluster $id is left out, as you know (--force), though it is used by" "${used//$'\n'/, }"
+        else
+            fault "$1 leaves out cluster $id, which is in the cluster's config map and is used by" "${used//$'\n'/, }" \
+                "put it into the file, too; --force replaces the map all the same"
+        fi
+    done <<<"$before"
 }
 
 check_clusters() {

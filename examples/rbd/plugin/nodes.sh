@@ -25,11 +25,23 @@ plugin_nodes() {
         done
 }
 
+# Where the driver's image comes from a registry that wants a name: what its account, or its
+# pods as they are deployed, have for that.
+looker_pull() {
+    local account secret secrets
+    account=$(kn get serviceaccount rbd-csi-nodeplugin --ignore-not-found -o name) || return 1
+    [[ -z $account ]] || echo "  serviceAccountName: ${account#*/}"
+    secrets=$(kn get daemonset "$DAEMONSET" --ignore-not-found -o jsonpath='{.spec.template.spec.imagePullSecrets[*].name}') || return 1
+    [[ -z $secrets ]] || echo "  imagePullSecrets:"
+    for secret in $secrets; do echo "    - name: $secret"; done
+}
+
 plugin_tolerates_all() { grep -qE '^ *- operator: "?Exists"?$' "$MANIFESTS/csi-rbdplugin.yaml"; }
 
 # A pod on node $1. Without rights for looking; "privileged" with all of them, for removing.
+# $3 are lines of looker_pull.
 looker_pod() {
-    local node=$1 rights=$2 privileged=false propagation=None
+    local node=$1 rights=$2 pull=$3 privileged=false propagation=None
     [[ $rights != privileged ]] || { privileged=true && propagation=Bidirectional; }
     cat <<YAML
 ---
@@ -48,6 +60,7 @@ spec:
   activeDeadlineSeconds: 900
   terminationGracePeriodSeconds: 1
   automountServiceAccountToken: false
+$pull
   tolerations:
     - operator: Exists
   containers:
@@ -76,15 +89,23 @@ spec:
 YAML
 }
 
-# Makes one on each node that is named on standard input, and waits until they run.
+# Makes one on each node that is named on standard input, and waits until they run. Sets
+# LOOKERS_SAID to what the API server says when it takes none. Called in conditions, where
+# errexit is off.
+# shellcheck disable=SC2034
+LOOKERS_SAID=""
+# shellcheck disable=SC2034
 lookers_start() {
-    local rights=$1 yaml="" node
-    while read -r node; do yaml+=$(looker_pod "$node" "$rights")$'\n'; done
+    local rights=$1 yaml="" pull node
+    LOOKERS_SAID=""
+    pull=$(looker_pull) || return 1
+    while read -r node; do yaml+=$(looker_pod "$node" "$rights" "$pull")$'\n'; done
     [[ -n $yaml ]] || return 0
     lookers_end
     at_end lookers_end
-    printf '%s' "$yaml" | k create -f - >/dev/null
-    wait_until 120 lookers_run || return 1
+    LOOKERS_SAID=$(printf '%s' "$yaml" | k create -f - 2>&1 >/dev/null) || return 1
+    LOOKERS_SAID=""
+    wait_until "$TIMEOUT" lookers_run
 }
 
 lookers_run() {

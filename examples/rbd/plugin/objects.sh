@@ -58,6 +58,17 @@ users() {
         awk '$1 == "volume" { pv[$2] = $3 } $1 == "pod" && ($2 in pv) { print $3, $4, $2, pv[$2] }'
 }
 
+# Volumes and classes that name a Ceph cluster of the config map, of whatever driver.
+cluster_users() {
+    local volumes classes
+    volumes=$(k get persistentvolumes -o go-template='{{range .items}}{{$n := .metadata.name}}{{with .spec.csi}}volume {{$n}} {{.volumeHandle}} {{/*
+        */}}{{with .volumeAttributes}}{{or .clusterID "-"}}{{else}}-{{end}}{{"\n"}}{{end}}{{end}}') || return 1
+    classes=$(k get storageclasses -o go-template='{{range .items}}{{$n := .metadata.name}}{{with .parameters}}class {{$n}} - {{or .clusterID "-"}}{{"\n"}}{{end}}{{end}}') || return 1
+    printf '%s\n' "$volumes" "$classes" | awk -v id="$1" '$4 == id || index($3, "-" id "-") { print $1, $2 }' | users_shortened
+}
+
+users_shortened() { awk 'NR <= 5 { print } END { if (NR > 5) print NR - 5 " more" }'; }
+
 # The pools of the driver's classes and volumes.
 pools() {
     local classes volumes

@@ -54,19 +54,18 @@ look_for_monitor() {
 # A field of the one-line JSON that kubelet and driver write.
 field() { sed -nE "s/.*\"$2\": *\"([^\"]*)\".*/\1/p" "$1" 2>/dev/null | head -n 1; }
 
+# Where the kernel shows the mapped images.
+DEVICES=${DEVICES:-/sys/bus/rbd/devices}
+
 is_ours() { [ "$(field "$1" driverName)" = "$DRIVER" ]; }
 
 # Folders of volumes that the kubelet has, or had, staged for this driver.
 staging_folders() {
-    local folder data name
+    local folder name
     for folder in "$KUBELET"/plugins/kubernetes.io/csi/"$DRIVER"/*/; do
         [ -d "$folder" ] && echo "${folder%/}"
     done
-    # Block volumes of all drivers stand side by side.
-    for data in "$KUBELET"/plugins/kubernetes.io/csi/volumeDevices/*/data/vol_data.json; do
-        is_ours "$data" || continue
-        name=${data%/data/vol_data.json}
-        name=${name##*/}
+    block_volumes | while read -r name; do
         for folder in staging/"$name" publish/"$name" "$name"; do
             folder=$KUBELET/plugins/kubernetes.io/csi/volumeDevices/$folder
             [ -d "$folder" ] && echo "$folder"
@@ -74,11 +73,30 @@ staging_folders() {
     done
 }
 
-# Folders of volumes in pods' folders.
+# Names of this driver's block volumes; those of all drivers stand side by side.
+block_volumes() {
+    local data name
+    for data in "$KUBELET"/plugins/kubernetes.io/csi/volumeDevices/*/data/vol_data.json; do
+        is_ours "$data" || continue
+        name=${data%/data/vol_data.json}
+        echo "${name##*/}"
+    done
+}
+
+# What pods' folders have of volumes: the folder, its parts that are mounted by themselves
+# (subPath), and the links to block volumes.
 pod_folders() {
-    local data
+    local data name link
     for data in "$KUBELET"/pods/*/volumes/kubernetes.io~csi/*/vol_data.json; do
-        is_ours "$data" && echo "${data%/vol_data.json}"
+        is_ours "$data" || continue
+        name=${data%/vol_data.json}
+        [ -d "${name%/volumes/*}/volume-subpaths/${name##*/}" ] && echo "${name%/volumes/*}/volume-subpaths/${name##*/}"
+        echo "$name"
+    done
+    block_volumes | while read -r name; do
+        for link in "$KUBELET"/pods/*/volumeDevices/kubernetes.io~csi/"$name"; do
+            if [ -e "$link" ] || [ -L "$link" ]; then echo "$link"; fi
+        done
     done
 }
 
@@ -91,18 +109,29 @@ mounts_below() {
 # The numbers of the rbd devices that a folder stands for: what is mounted there, a file
 # system or a device's file, and what the stash names.
 devices_of() {
-    local folder=$1 stash device
+    local folder=$1 stash
     awk -v below="$folder" '$5 == below || index($5, below "/") == 1' /proc/self/mountinfo |
         sed -nE 's#.*[ /]rbd([0-9]+)(p[0-9]+)? .*#\1#p'
     for stash in "$folder"/image-meta.json "$folder"/globalmount/image-meta.json; do
-        [ -e "$stash" ] || continue
-        for device in /sys/bus/rbd/devices/*; do
-            ! is_stashed "$device" "$stash" || echo "${device##*/}"
-        done
+        [ ! -e "$stash" ] || devices_stashed "$stash"
     done
 }
 
-# Pools and images of two clusters may have the same names; ceph-csi notes no fsid.
+# Pools and images of two clusters may have the same names, and ceph-csi notes no fsid: where
+# several devices fit, only what is mounted tells which is ours.
+devices_stashed() {
+    local stash=$1 device found=""
+    for device in "$DEVICES"/*; do
+        ! is_stashed "$device" "$stash" || found="$found ${device##*/}"
+    done
+    # Not quoted: a word for each.
+    # shellcheck disable=SC2086
+    set -- $found
+    if [ $# -le 1 ] || [ -n "$(field "$stash" fsid)" ]; then
+        for device in "$@"; do echo "$device"; done
+    fi
+}
+
 is_stashed() {
     local device=$1 stash=$2 pair fsid
     for pair in name:image pool:pool pool_ns:radosNamespace; do
@@ -113,7 +142,7 @@ is_stashed() {
 }
 
 image_of() {
-    local device=/sys/bus/rbd/devices/$1 space
+    local device=$DEVICES/$1 space
     space=$(cat "$device/pool_ns" 2>/dev/null)
     echo "$(cat "$device/pool" 2>/dev/null)/${space:+$space/}$(cat "$device/name" 2>/dev/null)"
 }
@@ -148,7 +177,7 @@ purge() {
 
 unmap() {
     local image door=/sys/bus/rbd/remove_single_major
-    [ -d "/sys/bus/rbd/devices/$1" ] || return 0
+    [ -d "$DEVICES/$1" ] || return 0
     image=$(image_of "$1")
     [ -e "$door" ] || door=/sys/bus/rbd/remove
     # The kernel refuses while somebody has it open; then it stays.
@@ -164,18 +193,29 @@ unmap() {
 remove_folder() {
     [ -z "$(mounts_below "$1")" ] || return 0
     find "$1" -xdev -type f \( -name vol_data.json -o -name image-meta.json \) -delete 2>/dev/null
-    # The file on which a block volume's device is mounted, and the kubelet's links to it.
+    # Files on which a block volume's device or a single file was mounted, and the kubelet's
+    # links to them.
     case "$1" in
-    */volumeDevices/*) find "$1" -xdev \( -type f -size 0 -o -type l \) -delete 2>/dev/null ;;
+    */volumeDevices/* | */volume-subpaths/*) find "$1" -xdev \( -type f -size 0 -o -type l \) -delete 2>/dev/null ;;
     esac
     find "$1" -xdev -depth -type d -empty -delete 2>/dev/null
-    [ -e "$1" ] || echo "removed $1"
+    [ -e "$1" ] || [ -L "$1" ] || echo "removed $1"
+}
+
+# Whoever registers a driver listens at a socket of this name, in whatever folder that is for
+# it; this pod is in the node's network, as node plugins are.
+is_served() {
+    awk -v end="/$DRIVER-reg.sock" 'substr($8, length($8) - length(end) + 1) == end { found = 1 } END { exit !found }' "${UNIX_SOCKETS:-/proc/net/unix}"
 }
 
 # After the pods have ended: sockets, and folders if they are empty. The kubelet makes those
 # below kubernetes.io when a volume needs them, and leaves them behind.
 sweep() {
     local path csi=$KUBELET/plugins/kubernetes.io/csi
+    if is_served; then
+        echo "left $KUBELET/plugins/$DRIVER: another process serves $DRIVER here, its sockets were not touched"
+        return
+    fi
     rm -f "$KUBELET/plugins/$DRIVER"/*.sock "$KUBELET/plugins_registry/$DRIVER-reg.sock"
     for path in "$KUBELET/plugins/$DRIVER" "$csi/$DRIVER"; do
         [ -d "$path" ] || continue

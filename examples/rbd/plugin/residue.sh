@@ -31,7 +31,7 @@ reach_nodes() {
         LOOKED_AT+=$'\n'$(awk -v p="$LOOKER" '{ print $1, p "-" $1, "look" }' <<<"$others")
     else
         say "no pod with the image $(image) runs there:"
-        show "$(pods_not_ready "app=$LOOKER")"
+        show "${LOOKERS_SAID:-$(pods_not_ready "app=$LOOKER")}"
         UNSEEN+=${UNSEEN:+$'\n'}$others
     fi
 }
@@ -48,11 +48,17 @@ on_nodes() {
     done <<<"$LOOKED_AT"
 }
 
-# Steps: 1 look, 2 with --purge-node-residue take away and look again.
+# Steps: 1 look, 2 with --purge-node-residue take away and look again. A node that nobody can
+# look at may have a volume mapped, and without the driver nobody would unmap it.
 clear_residue() {
     local found
     reach_nodes
-    [[ -z $UNSEEN ]] || say "nobody can look at: ${UNSEEN//$'\n'/, }"
+    if [[ -n $UNSEEN ]]; then
+        [[ -n $KEEP_RESIDUE ]] || die "nobody can look at: ${UNSEEN//$'\n'/, }; nothing was removed" \
+            "Run this script again when they are ready, or delete nodes that will never be: $KUBECTL delete node NAME." \
+            "--keep-node-residue goes on without having looked."
+        say "nobody can look at: ${UNSEEN//$'\n'/, } (--keep-node-residue)"
+    fi
     found=$(on_nodes residue)
     if [[ -z $found ]]; then
         [[ -z $LOOKED_AT ]] || say "nothing of the driver's volumes is left where one can look"
@@ -84,7 +90,7 @@ sweep_nodes() {
     lookers_end
     [[ $left != *": left "* || -n $KEEP_RESIDUE ]] || die "the driver is removed, and the lines with 'left' show what stayed on nodes" \
         "Run this script again with --purge-node-residue, or see to it by hand."
-    [[ -z $UNSEEN ]] || die "the driver is removed, and nobody has looked at: ${UNSEEN//$'\n'/, }" \
+    [[ -z $UNSEEN || -n $KEEP_RESIDUE ]] || die "the driver is removed, and nobody has looked at: ${UNSEEN//$'\n'/, }" \
         "Run this script again when these nodes are ready; --image names an image that they have or reach."
 }
 
