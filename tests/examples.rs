@@ -21,7 +21,8 @@ fn examples() -> PathBuf {
 fn bash(line: &str, argument: &str) -> String {
     let plugin = examples().join("plugin");
     let program = format!(
-        "cd {}; . ./shared.sh; . ./config.sh; . ./nodes.sh; check_settings; {line}",
+        "cd {}; . ./shared.sh; . ./config.sh; . ./nodes.sh; . ./objects.sh; . ./owners.sh; . ./checks.sh; \
+         check_settings; {line}",
         plugin.display()
     );
     let output = Command::new("bash").args(["-c", &program, "bash", argument]).output().unwrap();
@@ -118,6 +119,202 @@ fn settings_get_into_every_place() {
         "metadata:\n  namespace: storage\nsubjects:\n  - namespace: storage\nimage: \
          registry:5000/x@sha256:1\nargs: [\"--drivername=my.driver\"]\npath: /data/kubelet/plugins\n"
     );
+}
+
+/// What `programs` lists of a ceph-csi as its chart writes it, of one that gives its name in
+/// two words, of one that gives none, of a registrar, and of this driver.
+const PROGRAMS: &str = r#"container a/ceph-csi-rbd-nodeplugin csi-rbdplugin quay.io/cephcsi/cephcsi:v3.15 -
+env NODE_ID ""
+env DRIVER_NAME "rbd.csi.ceph.com"
+arg "--type=rbd"
+arg "--drivername=$(DRIVER_NAME)"
+container b/two-words csi-rbdplugin image -
+arg "--drivername"
+arg "x.y"
+container c/none csi-rbdplugin image -
+arg "--type=rbd"
+container d/registrar driver-registrar image -
+arg "--kubelet-registration-path=/var/lib/kubelet/plugins/q.r/csi.sock"
+container default/csi-rbdplugin csi-rbdplugin harbor/x/driver:1 node-plugin
+arg "--type=rbd"
+arg "--drivername=rbd.csi.ceph.com"
+arg "--kubelet-registration-path=/var/lib/kubelet/plugins/rbd.csi.ceph.com/csi.sock"
+container e/sh other image -
+arg "sh"
+arg "-c\necho --drivername=no"
+container default/csi-rbdplugin old harbor/rbd-csi/cephcsi:v3 -
+arg "--drivername=$(MISSING)"
+"#;
+
+#[test]
+fn a_driver_is_known_by_what_it_is_told_and_never_by_its_image() {
+    let read = bash(r#"programs_read <<<"$1""#, PROGRAMS);
+    assert_eq!(
+        read,
+        "a/ceph-csi-rbd-nodeplugin csi-rbdplugin quay.io/cephcsi/cephcsi:v3.15 - rbd.csi.ceph.com\n\
+         b/two-words csi-rbdplugin image - x.y\n\
+         c/none csi-rbdplugin image - rbd.csi.ceph.com\n\
+         d/registrar driver-registrar image - q.r\n\
+         default/csi-rbdplugin csi-rbdplugin harbor/x/driver:1 node-plugin rbd.csi.ceph.com\n\
+         e/sh other image - -\n\
+         default/csi-rbdplugin old harbor/rbd-csi/cephcsi:v3 - ?\n"
+    );
+    assert_eq!(
+        bash(r#"foreign_containers "$(grep default/ <<<"$1")""#, &read),
+        "csi-rbdplugin old harbor/rbd-csi/cephcsi:v3\n",
+        "our image under any name is ours, another with ours in its name is not"
+    );
+    assert_eq!(bash(r#"other_drivers_here "$1""#, &read), "?\nq.r\nx.y\n");
+    assert_eq!(
+        bash(r#"DRIVER_NAME=x.y; other_drivers_here "$(grep node-plugin <<<"$1")""#, &read),
+        "rbd.csi.ceph.com\n"
+    );
+}
+
+/// The scripts look for that label.
+#[test]
+fn the_manifests_have_the_label_by_which_the_scripts_know_them() {
+    let label = bash(r#"echo "$PART""#, "");
+    for file in ["csi-rbdplugin.yaml", "csi-rbdplugin-provisioner.yaml"] {
+        let text = std::fs::read_to_string(root().join("deploy/rbd/kubernetes").join(file)).unwrap();
+        let template = text.split("\n  template:\n").nth(1).unwrap();
+        assert!(template.contains(&format!("        {}: ", label.trim())), "{file}");
+    }
+}
+
+/// Where the API server does not answer one question of several.
+#[test]
+fn a_listing_that_failed_is_no_empty_one() {
+    for question in
+        ["persistentvolumes", "pods", "storageclasses", "persistentvolumeclaims", "csinodes", "nodes"]
+    {
+        let line = r#"asked="$1"; k() { local word; for word in "$@"; do [[ $word != "$asked" ]] || return 1; done; }
+            for f in users pools waiting_claims "cluster_users x" served_by_unknown volumes; do
+                if $f >/dev/null; then echo "$f"; fi; done"#;
+        let answered = bash(line, question);
+        let concerned: &[&str] = match question {
+            "persistentvolumes" => &["users", "pools", "cluster_users x", "volumes"],
+            "pods" => &["users"],
+            "storageclasses" => &["pools", "waiting_claims", "cluster_users x"],
+            "persistentvolumeclaims" => &["waiting_claims"],
+            _ => &["served_by_unknown"],
+        };
+        for function in concerned {
+            assert!(
+                !answered.lines().any(|line| line == *function),
+                "{function} without {question}: {answered}"
+            );
+        }
+        assert_eq!(answered.lines().count(), 6 - concerned.len(), "{question}: {answered}");
+    }
+}
+
+/// A node's folders as the kubelet makes them, and mapped images as the kernel shows them.
+struct OnNode(tempfile::TempDir);
+
+impl OnNode {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.0.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.0.path().join(path).symlink_metadata().is_ok()
+    }
+
+    /// What on-node.sh says, with this folder as `/K`.
+    fn run(&self, command: &str) -> String {
+        let here = self.0.path().to_str().unwrap();
+        let output = Command::new("bash")
+            .arg(examples().join("plugin/on-node.sh"))
+            .args([command, &format!("{here}/kubelet"), "rbd.csi.ceph.com"])
+            .env("DEVICES", format!("{here}/devices"))
+            .env("UNIX_SOCKETS", format!("{here}/sockets"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.is_empty(), "{command}: {said}");
+        String::from_utf8(output.stdout).unwrap().replace(&format!("{here}/kubelet"), "/K")
+    }
+
+    fn device(&self, number: u8, fsid: &str) {
+        for (file, text) in [("name", "csi-vol-1"), ("pool", "rbd"), ("pool_ns", ""), ("cluster_fsid", fsid)]
+        {
+            self.write(&format!("devices/{number}/{file}"), text);
+        }
+    }
+}
+
+const OURS: &str = r#"{"driverName":"rbd.csi.ceph.com","specVolID":"pv-1"}"#;
+
+#[test]
+fn a_stash_names_a_device_only_where_it_can_be_no_other() {
+    let node = OnNode::new();
+    let stash = "kubelet/plugins/kubernetes.io/csi/rbd.csi.ceph.com/h/globalmount/image-meta.json";
+    let without_fsid = r#"{"image":"csi-vol-1","pool":"rbd","radosNamespace":""}"#;
+    node.write(stash, without_fsid);
+    node.device(3, "one");
+    assert!(node.run("residue").contains("device /dev/rbd3, image rbd/csi-vol-1"), "{}", node.run("residue"));
+    node.device(5, "two");
+    assert!(!node.run("residue").contains("device"), "of two clusters: {}", node.run("residue"));
+    node.write(stash, r#"{"image":"csi-vol-1","pool":"rbd","radosNamespace":"","fsid":"two"}"#);
+    let said = node.run("residue");
+    assert!(said.contains("/dev/rbd5") && !said.contains("/dev/rbd3"), "{said}");
+}
+
+#[test]
+fn residue_is_all_of_ours_and_nothing_of_others() {
+    let node = OnNode::new();
+    node.write("kubelet/pods/u/volumes/kubernetes.io~csi/pv-1/vol_data.json", OURS);
+    node.write("kubelet/pods/u/volume-subpaths/pv-1/c/0", "");
+    node.write("kubelet/plugins/kubernetes.io/csi/volumeDevices/pv-2/data/vol_data.json", OURS);
+    node.write("kubelet/pods/u/volumes/kubernetes.io~csi/pv-3/vol_data.json", r#"{"driverName":"other"}"#);
+    node.write("kubelet/pods/u/volume-subpaths/pv-3/c/0", "");
+    let links = node.0.path().join("kubelet/pods/u/volumeDevices/kubernetes.io~csi");
+    std::fs::create_dir_all(&links).unwrap();
+    for name in ["pv-2", "pv-4"] {
+        std::os::unix::fs::symlink("/dev/nothing", links.join(name)).unwrap();
+    }
+    assert_eq!(
+        node.run("residue"),
+        "folder /K/pods/u/volume-subpaths/pv-1\nfolder /K/pods/u/volumes/kubernetes.io~csi/pv-1\n\
+         folder /K/pods/u/volumeDevices/kubernetes.io~csi/pv-2\n\
+         folder /K/plugins/kubernetes.io/csi/volumeDevices/pv-2\n"
+    );
+    node.run("purge");
+    assert_eq!(node.run("residue"), "");
+    for gone in
+        ["volume-subpaths/pv-1", "volumes/kubernetes.io~csi/pv-1", "volumeDevices/kubernetes.io~csi/pv-2"]
+    {
+        assert!(!node.has(&format!("kubelet/pods/u/{gone}")), "{gone}");
+    }
+    for kept in
+        ["volume-subpaths/pv-3/c/0", "volumes/kubernetes.io~csi/pv-3", "volumeDevices/kubernetes.io~csi/pv-4"]
+    {
+        assert!(node.has(&format!("kubelet/pods/u/{kept}")), "{kept}");
+    }
+}
+
+#[test]
+fn sockets_that_another_process_serves_stay() {
+    let node = OnNode::new();
+    let sockets =
+        ["kubelet/plugins/rbd.csi.ceph.com/csi.sock", "kubelet/plugins_registry/rbd.csi.ceph.com-reg.sock"];
+    for socket in sockets {
+        node.write(socket, "");
+    }
+    let line = "ffff: 00000002 00000000 00010000 0001 01 123 /registration/rbd.csi.ceph.com-reg.sock\n";
+    node.write("sockets", line);
+    assert!(node.run("sweep").starts_with("left /K/plugins/rbd.csi.ceph.com: another process"));
+    assert!(sockets.iter().all(|socket| node.has(socket)));
+    node.write("sockets", &line.replace("/rbd", "/other.rbd"));
+    assert!(node.run("sweep").starts_with("removed /K/plugins/rbd.csi.ceph.com\n"));
+    assert!(!sockets.iter().any(|socket| node.has(socket)));
 }
 
 #[test]

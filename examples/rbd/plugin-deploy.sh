@@ -107,7 +107,7 @@ foreign_pods() { kn get pods -l "app in ($DAEMONSET,$DEPLOYMENT),!$PART" -o name
 
 # Object by object, since only what exists can be replaced. "keep-roles" leaves the roles that
 # are there as they are: a ceph-csi that still runs on some nodes needs more rights than ours,
-# which have less and are given when it is gone.
+# which have less and are given when it is gone ("only-roles").
 apply_manifests() {
     local roles=$1 folder object
     folder=$(mktemp -d)
@@ -121,6 +121,7 @@ apply_manifests() {
 apply_object() {
     local existing="" kind
     kind=$(sed -nE 's/^kind: (.*)$/\1/p' "$1")
+    [[ $2 != only-roles || $kind = *Role ]] || return 0
     case "$kind" in
     Deployment | DaemonSet | Role | ClusterRole) existing=$(k get -f "$1" --ignore-not-found -o name) ;;
     esac
@@ -168,7 +169,8 @@ narrow_roles() {
     local left
     left=$(foreign_pods)
     if [[ -z $left ]]; then
-        apply_manifests all
+        heading "Giving the roles the rights of this driver alone"
+        apply_manifests only-roles
     else
         say "the roles keep the rights of the driver before, as long as $(wc -l <<<"$left" | tr -d ' ') of its pods run:"
         say "run this script again when they are gone"

@@ -3,8 +3,10 @@
 {{- if hasSuffix "cephcsi/cephcsi" .Values.nodeplugin.plugin.image.repository -}}
 {{- fail "nodeplugin.plugin.image is ceph-csi's: leave `image` out of a values file of ceph-csi-rbd's" -}}
 {{- end -}}
-{{- if hasKey .Values.commonLabels "app" -}}
-{{- fail "commonLabels cannot have the key app: the selectors find pods by that label, and selectors are immutable" -}}
+{{- range $key := list "app" "rbd-csi.part" -}}
+{{- if hasKey $.Values.commonLabels $key -}}
+{{- fail (printf "commonLabels cannot have the key %s: that label is the chart's own, by which its pods are found" $key) -}}
+{{- end -}}
 {{- end -}}
 {{- $node := .Values.nodeplugin.httpMetrics -}}
 {{- $controller := .Values.provisioner.httpMetrics -}}
