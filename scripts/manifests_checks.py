@@ -233,6 +233,7 @@ VARIATIONS = (
         {"nodeplugin": {"plugin": {"image": {"repository": "quay.io/cephcsi/cephcsi", "tag": "v3.17.0"}}}},
         refused="nodeplugin.plugin.image is ceph-csi's",
     ),
+    Variation("a label that is the chart's", {"commonLabels": {"app": "storage"}}, refused="commonLabels.app"),
     Variation("one port twice", {"provisioner": {"enableHostNetwork": True}}, refused="another port"),
     Variation(
         "the controller on the node's network",

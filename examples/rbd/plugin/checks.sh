@@ -167,7 +167,7 @@ check_others() {
     here=$(programs_here)
     found=$(other_drivers_here "$here")
     [[ -z $found ]] || fault "what runs here, $NAMESPACE/$DAEMONSET, is the driver ${found//$'\n'/, }, not $DRIVER_NAME" \
-        "update that one (--driver-name ${found%%$'\n'*}), or deploy this one in a namespace of its own (--namespace, with the chart)"
+        "update that one (--driver-name ${found%%$'\n'*}); a second driver takes the Helm chart, with fullnameOverride"
     elsewhere=$(runs_elsewhere)
     [[ -z $elsewhere ]] || fault "driver $DRIVER_NAME runs already, from DaemonSet ${elsewhere//$'\n'/, }: two on a node would fight over its socket" \
         "update that one, remove it first, or deploy under another name (--driver-name)"
