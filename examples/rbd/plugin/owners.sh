@@ -20,6 +20,7 @@ programs() {
 
 # Reads what the template above writes. An argument gives the driver's name; without it the
 # path that a registrar tells the kubelet does, and else ceph-csi's own name for --type=rbd.
+# A variable from elsewhere, as a config map, leaves the name unknown.
 programs_read() {
     awk '
         function filled(text) {
@@ -34,7 +35,8 @@ programs_read() {
             if (head == "") return
             if (driver == "" && path != "") { path = filled(path); sub(/\/[^\/]*$/, "", path); sub(/.*\//, "", path); driver = path }
             if (driver == "" && rbd) driver = "rbd.csi.ceph.com"
-            print head, (driver == "" ? "-" : filled(driver))
+            driver = filled(driver)
+            print head, (driver == "" || driver ~ /\?/ ? "-" : driver)
         }
         $1 == "container" {
             ended(); head = $2 " " $3 " " $4 " " $5; driver = ""; path = ""; rbd = 0; named = 0; split("", env)
@@ -70,7 +72,7 @@ programs_here() {
 
 # Names of drivers that stand where ours will and are not the one that is meant.
 other_drivers_here() {
-    awk -v driver="$DRIVER_NAME" '$5 != "-" && $5 != driver { print $5 }' <<<"$1" | sort -u
+    awk -v driver="$DRIVER_NAME" 'NF == 5 && $5 != "-" && $5 != driver { print $5 }' <<<"$1" | sort -u
 }
 
 # "NAME CONTAINER IMAGE" of what stands there and is not this program.
