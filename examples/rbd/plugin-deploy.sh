@@ -42,7 +42,8 @@ when something is in the way. Run it again to update the driver.
                         csi-config-map-sample.yaml; not needed when the cluster has it
   --replace             replace a ceph-csi that is deployed under the same names
   --force               deploy although there are volumes that this version cannot serve, or
-                        that need a Ceph cluster which your config map leaves out
+                        that need a Ceph cluster which your config map leaves out, or kubelets
+                        that know the driver already from elsewhere
   --check               only look
   --skip-node-check     do not look at the nodes
 TEXT

@@ -91,11 +91,6 @@ refuse_served_by_unknown() {
         "Remove it with what started it. Is it gone? '$KUBECTL delete csidriver $DRIVER_NAME', and run this script again."
 }
 
-served_by_nobody() {
-    local served
-    served=$(served_by_unknown) && [[ -z $served ]]
-}
-
 # Steps: 1 pods, which only their owner may end; 2 attachments, which follow their pods
 # within seconds; 3 volumes and claims, which would be left to nobody.
 refuse_while_used() {

@@ -116,10 +116,12 @@ check_config() {
     fi
 }
 
+# The file may have ceph.conf's map, too.
 check_config_name() {
-    local name
-    name=$(kn create --dry-run=client --validate=false -f "$1" -o jsonpath='{.metadata.name}')
-    [[ $name = "$CONFIG_MAP" ]] || fault "the config map in $1 is called '$name'; the driver reads $CONFIG_MAP"
+    local names
+    names=$(kn create --dry-run=client --validate=false -f "$1" -o jsonpath='{.metadata.name}{"\n"}')
+    grep -qxF "$CONFIG_MAP" <<<"$names" ||
+        fault "the config map in $1 is called '${names//$'\n'/, }'; the driver reads $CONFIG_MAP"
 }
 
 # The map is replaced as a whole: whoever uses a cluster that it names no more would lose it,
@@ -163,7 +165,7 @@ check_clusters() {
 
 # Whose the objects are that stand where ours will, and whether another place has the driver.
 check_others() {
-    local before=$FAULTS found here elsewhere bound owner served
+    local before=$FAULTS found here elsewhere bound owner
     here=$(programs_here)
     found=$(other_drivers_here "$here")
     [[ -z $found ]] || fault "what runs here, $NAMESPACE/$DAEMONSET, is the driver ${found//$'\n'/, }, not $DRIVER_NAME" \
@@ -177,14 +179,23 @@ check_others() {
     owner=$(object_owner)
     [[ -z $owner ]] || fault "$owner, which would take its objects back" "change the image there instead"
     [[ $FAULTS = "$before" ]] || return 0
-    served=$(served_by_unknown)
-    [[ -z $served ]] || fault "kubelets know $DRIVER_NAME already, served by something that is no DaemonSet: ${served//$'\n'/, }" \
-        "remove that first; is it gone, the kubelet there forgets it when it is restarted"
+    wait_until 20 served_by_nobody || check_served
     found=$(foreign_containers "$here")
     if [[ -n $found ]]; then
         check_replaced "$found"
     elif [[ $FAULTS = "$before" ]]; then
         ok "no other driver stands in the way"
+    fi
+}
+
+check_served() {
+    local served
+    served=$(served_by_unknown) || { fault "cannot list which kubelets know $DRIVER_NAME" && return; }
+    if [[ -n $FORCE ]]; then
+        note "kubelets know $DRIVER_NAME already, as you know (--force): ${served//$'\n'/, }"
+    else
+        fault "kubelets know $DRIVER_NAME already, though no DaemonSet serves it: ${served//$'\n'/, }" \
+            "What does, a static pod? Remove it first. If nothing does: --force deploys all the same."
     fi
 }
 

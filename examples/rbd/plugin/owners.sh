@@ -89,6 +89,12 @@ served_by_unknown() {
     for node in $known; do ! grep -qxF "$node" <<<"$nodes" || echo "$node"; done
 }
 
+# Kubelets need some seconds to notice that a driver has gone: waited for.
+served_by_nobody() {
+    local served
+    served=$(served_by_unknown) && [[ -z $served ]]
+}
+
 # Nodes whose kubelet has registered the driver.
 knowing_nodes() {
     k get csinodes -o go-template='{{range .items}}{{$n := .metadata.name}}{{range .spec.drivers}}{{if eq .name "'"$DRIVER_NAME"'"}}{{$n}}{{"\n"}}{{end}}{{end}}{{end}}'
