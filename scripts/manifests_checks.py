@@ -186,12 +186,12 @@ VARIATIONS = (
                 "DaemonSet",
                 "csi-rbdplugin",
                 "spec.template.metadata.labels",
-                {"app": "csi-rbdplugin", "team": "storage"},
+                {"app": "csi-rbdplugin", "rbd-csi.part": "node-plugin", "team": "storage"},
             ),
             ("DaemonSet", "csi-rbdplugin", "spec.selector", {"matchLabels": {"app": "csi-rbdplugin"}}),
         ],
     ),
-    Variation("the selectors' label for all objects", {"commonLabels": {"app": "x"}}, refused="commonLabels"),
+    Variation("the selectors' label for all objects", {"commonLabels": {"app": "x"}}, refused="key app"),
     Variation(
         "no accounts and roles of its own",
         {
@@ -233,7 +233,9 @@ VARIATIONS = (
         {"nodeplugin": {"plugin": {"image": {"repository": "quay.io/cephcsi/cephcsi", "tag": "v3.17.0"}}}},
         refused="nodeplugin.plugin.image is ceph-csi's",
     ),
-    Variation("a label that is the chart's", {"commonLabels": {"app": "storage"}}, refused="commonLabels.app"),
+    Variation(
+        "a label that is the chart's", {"commonLabels": {"rbd-csi.part": "x"}}, refused="key rbd-csi.part"
+    ),
     Variation("one port twice", {"provisioner": {"enableHostNetwork": True}}, refused="another port"),
     Variation(
         "the controller on the node's network",
