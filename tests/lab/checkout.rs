@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigHandler, Signal, signal};
+
 use crate::support::lab::exports;
 
 /// A checkout with a lab of some name in it.
@@ -64,6 +66,15 @@ impl Checkout {
     /// Begins a start in a process group of its own, as a terminal does.
     pub fn begin(&self, arguments: &[&str]) -> Child {
         let mut command = self.command(arguments);
+        // Who starts the tests in the background has them ignore an interrupt, and a shell
+        // cannot trap what was ignored when it began.
+        let listen = || {
+            // SAFETY: the default handler is no function of ours that could run.
+            unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }?;
+            Ok(())
+        };
+        // SAFETY: signal(2) may be called after fork, and nothing is allocated.
+        unsafe { command.pre_exec(listen) };
         command.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).spawn().unwrap()
     }
 
