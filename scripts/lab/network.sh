@@ -18,11 +18,8 @@ network_up() {
     ip -n "$NETNS" link set "$BRIDGE" up
 }
 
-# Gives the namespace one more address where Ceph can listen.
-network_add_address() {
-    ip -n "$NETNS" addr show dev "$BRIDGE" | grep -qF " $1/" ||
-        ip -n "$NETNS" addr add "$1/24" dev "$BRIDGE"
-}
+# Gives the namespace one more address where Ceph can listen; one that it has is kept.
+network_add_address() { ip -n "$NETNS" addr replace "$1/24" dev "$BRIDGE"; }
 
 network_add_taps() {
     ip -n "$NETNS" link show "tap$1" >/dev/null 2>&1 && return

@@ -132,7 +132,7 @@ check_lost_clusters() {
     before=$(config_clusters "$old" 2>/dev/null) || return 0
     while read -r id _; do
         [[ -n $id ]] || continue
-        ! awk '{ print $1 }' <<<"$CLUSTERS" | grep -qxF -- "$id" || continue
+        ! awk '{ print $1 }' <<<"$CLUSTERS" | grep -xF -- "$id" >/dev/null || continue
         used=$(cluster_users "$id") || { fault "cannot list who uses cluster $id" && return; }
         if [[ -z $used ]]; then
             note "cluster $id is in the cluster's config map, is not in $1, and nobody uses it"

@@ -27,7 +27,8 @@ kube_prepare() {
     tools_dir >"$dir/tools"
     local list images
     # Not in < <(…), where a failure would be lost and the nodes get no images.
-    list=$(images_files "$@") && [[ -n $list ]] ||
+    list=$(images_files "$@") || return
+    [[ -n $list ]] ||
         die "no images for the nodes under $(tools_dir); remove that folder, so that they are made again"
     mapfile -t images <<<"$list"
     ln -s "${images[@]}" "$dir/images/"
