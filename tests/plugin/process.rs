@@ -133,6 +133,11 @@ impl Plugin {
         }
     }
 
+    /// How often drivers of this name have loaded the kernel module at their start.
+    pub fn loads(&self) -> usize {
+        self.log().matches("kernel module rbd loaded").count()
+    }
+
     /// All that drivers of this name have said.
     pub fn log(&self) -> String {
         std::fs::read_to_string(file(&format!("{}.log", self.name))).unwrap()

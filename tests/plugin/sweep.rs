@@ -7,7 +7,7 @@
 //! after the kill before, since a start costs more in the node than all the rest. Steps are
 //! named (the k-th of that name), since those that run side by side change places.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rbd_csi::host::krbd;
 use tonic::Status;
@@ -54,8 +54,7 @@ impl Sweep {
         let mut trace = |fresh: bool| {
             let volume = prepare(&self);
             if fresh {
-                unload_module();
-                self.plugin.restart();
+                self.start_fresh();
             }
             self.plugin.arm("");
             call(&self.plugin, &volume).unwrap();
@@ -73,8 +72,7 @@ impl Sweep {
                 let at = format!("killed {place} {step}");
                 let volume = prepare(&self);
                 if fresh {
-                    unload_module();
-                    self.plugin.restart();
+                    self.start_fresh();
                 }
                 self.plugin.arm(&format!("kill:{place}:{step}"));
                 let answer = call(&self.plugin, &volume);
@@ -90,6 +88,21 @@ impl Sweep {
         fresh
     }
 
+    /// A plugin that has asked Ceph nothing, on a kernel without rbd: loading it is a step of
+    /// the next call then. It loads it by itself when it starts, beside serving, so that has
+    /// to be over first.
+    fn start_fresh(&mut self) {
+        unload_module();
+        let (absent, before) = (!krbd::is_loaded(), self.plugin.loads());
+        self.plugin.restart();
+        let until = Instant::now() + Duration::from_secs(20);
+        while absent && self.plugin.loads() == before {
+            assert!(Instant::now() < until, "a plugin that starts does not load rbd");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        unload_module();
+    }
+
     /// The same call again; what it gives is one device with one mount.
     fn stage_again(&self, volume: &Volume, at: &str) {
         assert!(volume.mappings().len() <= 1, "{at}: mapped twice");
@@ -103,7 +116,6 @@ impl Sweep {
     }
 }
 
-/// So that loading it is a step, too.
 fn unload_module() {
     if krbd::is_loaded() && krbd::mappings().unwrap().is_empty() {
         run("modprobe -r rbd");
