@@ -108,6 +108,20 @@ impl Kubectl {
         answer(command, arguments).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// Says of a VolumeAttachment what an attacher says when it is done.
+    pub fn mark_attached(&self, attachment: &str) {
+        let status = r#"{"status":{"attached":true}}"#;
+        self.run(&[
+            "patch",
+            "volumeattachment",
+            attachment,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            status,
+        ]);
+    }
+
     /// `wait --for=…`; the panic names what did not come.
     pub fn wait(&self, limit: Duration, arguments: &[&str]) {
         let time = format!("--timeout={}s", limit.as_secs());

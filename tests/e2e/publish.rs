@@ -78,16 +78,7 @@ fn gone(space: &Space) {
         "spec": { "attacher": DRIVER, "nodeName": "gone-node", "source": { "persistentVolumeName": name } },
     });
     space.apply_wide(&[volume, attachment]);
-    let status = json!({ "status": { "attached": true } }).to_string();
-    space.kubectl.run(&[
-        "patch",
-        "volumeattachment",
-        name,
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        &status,
-    ]);
+    space.kubectl.mark_attached(name);
     space.kubectl.run(&["annotate", "volumeattachment", name, "csi.alpha.kubernetes.io/node-id=gone-node"]);
     space.kubectl.run(&["delete", "volumeattachment", name, "--wait=false"]);
     until("the attachment is gone", GONE.max(seconds(60)), || {

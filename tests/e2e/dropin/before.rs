@@ -129,16 +129,7 @@ fn attach(space: &Space, name: &str, volume: &str, node: &str) {
         },
         "spec": { "attacher": DRIVER, "nodeName": node, "source": { "persistentVolumeName": volume } },
     })]);
-    let attached = r#"{"status":{"attached":true}}"#;
-    space.kubectl.run(&[
-        "patch",
-        "volumeattachment",
-        name,
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        attached,
-    ]);
+    space.kubectl.mark_attached(name);
 }
 
 fn handle(world: &World) -> String {
