@@ -359,3 +359,15 @@ fn all_files_speak_of_one_cluster() {
     }
     assert_eq!(seen, 3, "config map, class and static volume");
 }
+
+#[test]
+fn volumes_that_are_not_served_are_found_however_yes_is_spelt() {
+    // What the go template writes: name, handle, encrypted, mounter, migration, claim.
+    let volumes = ["true", "True", "T", "1", "yes", "-", "false", "F", "0"]
+        .map(|encrypted| format!("pv-{encrypted} handle {encrypted} - - shop/{encrypted}\n"))
+        .concat()
+        + "nbd handle - rbd-nbd - -\nold mig_x - - - -\n";
+    let said = bash(r#"TEXT=$1; k() { printf %s "$TEXT"; }; unserved_volumes"#, &volumes);
+    let names: Vec<&str> = said.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(names, ["pv-true", "pv-True", "pv-T", "pv-1", "pv-yes", "nbd", "old"], "{said}");
+}

@@ -15,6 +15,8 @@ use crate::ceph::{Features, ImageSpec};
 mod names;
 pub mod table;
 
+pub use names::is_encrypted;
+
 /// Keys that the provisioner adds (`--extra-create-metadata`) or consumes itself.
 const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";
 /// The longest string map that CSI allows, in bytes (csi.proto, "Size Limits").
@@ -268,6 +270,8 @@ mod tests {
         assert!(parse(&[("encrypted", "false"), ("mounter", "rbd"), ("tryOtherMounters", "false")]).is_ok());
         for extra in [
             ("encrypted", "true"),
+            ("encrypted", "1"),
+            ("encrypted", "yes"),
             ("mounter", "rbd-nbd"),
             ("topologyConstrainedPools", "[{}]"),
             ("maxIops", "5"),

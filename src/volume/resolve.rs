@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::error::{Error, Kind, Result};
 use super::id::{self, VolumeId};
 use super::journal::{Entry, Journal};
+use super::parameters;
 use super::request::Secrets;
 use crate::ceph::{Connection, Connections, Credentials, Header, ImageId, Pool};
 use crate::config::{ClusterEntry, ConfigFiles};
@@ -178,7 +179,8 @@ async fn find_image(
     Ok(header.map(|header| (id, header)))
 }
 
-/// Volumes of kinds that this version has no code for.
+/// Volumes of kinds that this version has no code for. A word for `encrypted` that says neither
+/// yes nor no is refused, too: mapped as it is, an encrypted volume would look like a blank one.
 ///
 /// # Errors
 /// [`Kind::Precondition`], with the kind.
@@ -187,7 +189,7 @@ pub(super) fn refuse_what_is_not_here_yet(handle: &str, context: &BTreeMap<Strin
         |name: &str, value: &str| context.get(name).is_some_and(|given| given.eq_ignore_ascii_case(value));
     let lacking = if id::is_migration(handle) || is("migration", "true") {
         "volumes of the in-tree driver"
-    } else if is("encrypted", "true") {
+    } else if context.get("encrypted").is_some_and(|given| parameters::is_encrypted(given) != Some(false)) {
         "encryption"
     } else if is("mounter", "rbd-nbd") {
         "rbd-nbd"
@@ -224,5 +226,28 @@ fn connecting(cluster: &ClusterEntry, credentials: &Credentials, error: crate::c
         libc::ETIMEDOUT => Error::from(error)
             .while_doing(format!("{failed}; does a monitor of {monitors} answer from here?")),
         _ => Error::from(error).while_doing(failed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(encrypted: &str) -> Option<Error> {
+        let context = BTreeMap::from([("encrypted".to_owned(), encrypted.to_owned())]);
+        refuse_what_is_not_here_yet("0001-a", &context).err()
+    }
+
+    #[test]
+    fn encrypted_is_every_word_but_a_clear_no() {
+        // Go's spellings of true, and what ceph-csi refuses, too.
+        for word in ["1", "t", "T", "true", "TRUE", "True", "yes", "on", "-", "tRuE"] {
+            let error = refusal(word).unwrap_or_else(|| panic!("{word:?} would be mapped as it is"));
+            assert_eq!(error.kind, Kind::Precondition, "{word:?}");
+            assert!(error.to_string().contains("does not serve encryption"), "{word:?}: {error}");
+        }
+        for word in ["0", "f", "F", "false", "FALSE", "False", ""] {
+            assert!(refusal(word).is_none(), "{word:?}");
+        }
     }
 }

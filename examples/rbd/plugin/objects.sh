@@ -16,7 +16,7 @@ unserved_volumes() {
         */}}{{$n}} mig_intree - - true {{with $c}}{{.namespace}}/{{.name}}{{else}}-{{end}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}' |
         awk '{
             why = ""
-            if (tolower($3) == "true") why = "encrypted"
+            if (tolower($3) !~ /^(-|false|f|0)$/) why = "encrypted"
             if (tolower($4) == "rbd-nbd") why = "mapped with rbd-nbd"
             if (tolower($5) == "true" || $2 ~ /^mig_/) why = "of the in-tree driver"
             if (why != "") print $1 " (" why "), claim " $6

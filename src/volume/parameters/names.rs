@@ -24,11 +24,11 @@ pub fn check(all: &BTreeMap<String, String>, strict: bool) -> Result<()> {
 /// What this version cannot do yet must not be made as if it could.
 pub fn refuse_what_is_not_here_yet(all: &BTreeMap<String, String>) -> Result<()> {
     let value = |name: &str| all.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
-    if let Some(encrypted) = value("encrypted") {
-        match encrypted.to_ascii_lowercase().as_str() {
-            "false" | "f" | "0" => {}
-            "true" | "t" | "1" => return Err(absent("encrypted", "encryption")),
-            _ => return Err(invalid(format!("encrypted is {encrypted:?}, neither true nor false"))),
+    match all.get("encrypted").map(|given| (given, is_encrypted(given))) {
+        None | Some((_, Some(false))) => {}
+        Some((_, Some(true))) => return Err(absent("encrypted", "encryption")),
+        Some((given, None)) => {
+            return Err(invalid(format!("encrypted is {given:?}, neither true nor false")));
         }
     }
     if value("topologyConstrainedPools").is_some() {
@@ -43,6 +43,17 @@ pub fn refuse_what_is_not_here_yet(all: &BTreeMap<String, String>) -> Result<()>
         return Err(absent(name, "limits of I/O"));
     }
     Ok(())
+}
+
+/// What `encrypted` says, of a class or in a volume's context, where nothing is false; `None` for
+/// a word that is neither. ceph-csi takes Go's spellings of a boolean and refuses other words, so
+/// only a clear "false" may count as unencrypted.
+pub fn is_encrypted(value: &str) -> Option<bool> {
+    match value.trim().to_ascii_lowercase().as_str() {
+        "" | "false" | "f" | "0" => Some(false),
+        "true" | "t" | "1" => Some(true),
+        _ => None,
+    }
 }
 
 fn absent(parameter: &str, feature: &str) -> crate::volume::Error {
