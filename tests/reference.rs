@@ -1,9 +1,12 @@
-//! Texts that must agree with the code: the generated parts of docs/, and the versions that
-//! files outside Cargo.toml repeat.
+//! Texts that must agree with the code: the generated parts of docs/, the messages that it
+//! quotes (reference/), and the versions and numbers that several files repeat.
 //!
 //! `make reference` writes the generated parts anew; this test only compares, and says so.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "reference/quotes.rs"]
+mod quotes;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
