@@ -114,3 +114,12 @@ fn the_image_is_built_by_the_pinned_compiler_and_has_our_version() {
     assert_eq!(value(&dockerfile, "ARG RUST="), value(&read("rust-toolchain.toml"), "channel = "));
     assert_eq!(value(&dockerfile, "ARG VERSION="), env!("CARGO_PKG_VERSION"));
 }
+
+/// scripts/image compares the page's with that of the image that it has made.
+#[test]
+fn the_image_has_one_size_in_all_texts() {
+    let page = read("docs/support.md");
+    let (before, _) = page.split_once(" MB unpacked").unwrap();
+    let size = before.rsplit(' ').next().unwrap();
+    assert!(read("CHANGELOG.md").contains(&format!("  {size} MB unpacked")), "CHANGELOG.md has another size");
+}
