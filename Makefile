@@ -11,7 +11,8 @@ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER := sudo -E
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER := sudo -E
 endif
 FEATURES := --features fault-injection
-SCRIPTS := $(shell git ls-files 'scripts/*' .ci/run 2>/dev/null | xargs -r grep -lE '^\#!.*(ba)?sh$$') $(shell git ls-files 'examples/*.sh' 2>/dev/null)
+# All shell in the repository, by its first line (. is the comment's sign, which makes disagree on).
+SCRIPTS := $(shell git ls-files 2>/dev/null | xargs -r awk 'FNR == 1 && /^.!.*[\/ ](ba)?sh$$|^. shellcheck shell=/ { print FILENAME } FNR == 1 { nextfile }')
 
 .PHONY: $(shell grep -oE "^[a-z0-9-]+:" $(MAKEFILE_LIST) | tr -d :)
 
