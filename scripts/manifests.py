@@ -16,6 +16,8 @@ import manifests_checks as checks
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "deploy/rbd/charts/rbd-csi"
 EXAMPLES = ROOT / "examples/rbd"
+# A deployment as ceph-csi's users have it, with which the end-to-end tests begin a migration.
+CEPH_CSI = ROOT / "tests/e2e/ceph-csi"
 # Template → plain file. ceph-csi's places: what needs kinds that not every cluster has is
 # outside of the folder that people apply as a whole.
 PLAIN = {
@@ -99,6 +101,8 @@ def check(chart):
     for path, text in (plain | examples).items():
         wrong += checks.valid(path, text)
     wrong += checks.as_ceph_csi("".join(plain.values()))
+    ceph_csi = "".join(path.read_text() for path in sorted(CEPH_CSI.glob("*.yaml")))
+    wrong += checks.unexplained("".join(plain.values()), ceph_csi, (ROOT / "deploy/rbd/README.md").read_text())
     wrong += checks.versions(chart.metadata, (ROOT / "Cargo.toml").read_text())
     wrong += checks.linted(CHART)
     # What is wrong everywhere is told once.

@@ -304,6 +304,41 @@ def unlike(text, objects):
             yield f"{kind} {name}: {path} should be {wanted} and is {found}"
 
 
+def containers(text):
+    """The containers of these manifests' workloads: arguments and variables by workload and name."""
+    found = {}
+    for manifest in yaml.load_all(text, Loader=yaml.CSafeLoader):
+        if manifest is None or manifest["kind"] not in ("Deployment", "DaemonSet"):
+            continue
+        for one in manifest["spec"]["template"]["spec"]["containers"]:
+            variables = {variable["name"] for variable in one.get("env", ())}
+            found[manifest["kind"], one["name"]] = set(one["args"]), variables
+    return found
+
+
+def unexplained(ours, theirs, readme):
+    """What only one of our manifests and ceph-csi's says, and the README's table does not name."""
+    _, _, table = readme.partition("\n## What differs")
+    named = set(re.findall(r"--[a-z][a-z_-]*|\b[A-Z]+(?:_[A-Z]+)+\b", table))
+    ours, theirs = containers(ours), containers(theirs)
+    kept = ours.keys() & theirs.keys()
+    if not kept:
+        yield "no container is both in our manifests and in ceph-csi's: has this check read the right files?"
+    for kind, name in sorted(ours.keys() ^ theirs.keys()):
+        if name not in table:
+            yield f"deploy/rbd/README.md does not say why container {name} is in one {kind} only"
+    # A flag of a container that is not there may live on in another one.
+    flags = {argument.partition("=")[0] for arguments, _ in ours.values() for argument in arguments}
+    differing = {key: (ours[key][0] ^ theirs[key][0], ours[key][1] ^ theirs[key][1]) for key in kept}
+    for key in theirs.keys() - ours.keys():
+        left = {argument.partition("=")[0] for argument in theirs[key][0]} - flags
+        differing[key] = left, set()
+    for (kind, name), (arguments, variables) in sorted(differing.items()):
+        for word in sorted({argument.partition("=")[0] for argument in arguments} | variables):
+            if word not in named:
+                yield f"deploy/rbd/README.md does not say why {word} of {name} in the {kind} differs from ceph-csi's"
+
+
 def versions(chart, cargo):
     """Where the chart's version is not the driver's."""
     driver = re.search(r'^version = "(.+)"$', cargo, re.MULTILINE).group(1)
