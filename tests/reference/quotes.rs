@@ -29,6 +29,8 @@ const OTHERS: &[&str] = &[
     "persistentvolume … is still attached to node …",
     "configmap \"ceph-csi-config\" not found",
     "hostPath type check failed",
+    "FailedCreate",
+    "violates PodSecurity",
 ];
 
 /// The codes, as Kubernetes writes them.
