@@ -119,10 +119,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_handle_of_a_static_volume_is_any_name() {
-        let context = &[("staticVolume", "true")];
+        for yes in ["true", "True", "1"] {
+            let context = &[("staticVolume", yes)];
+            let error = refusal("my-image", "node1", AccessMode::SingleNodeWriter, context).await;
+            assert_eq!(error.kind, Kind::Unavailable, "{error}");
+            assert!(error.to_string().contains("/nowhere"), "{error}");
+        }
+        let context = &[("staticVolume", "yes")];
         let error = refusal("my-image", "node1", AccessMode::SingleNodeWriter, context).await;
-        assert_eq!(error.kind, Kind::Unavailable, "{error}");
-        assert!(error.to_string().contains("/nowhere"), "{error}");
+        assert_eq!(error.kind, Kind::NotFound, "{error}");
+        let context = &[("staticVolume", "true")];
         let error = refusal("my-image", "no/node", AccessMode::SingleNodeWriter, context).await;
         assert_eq!(error.kind, Kind::NotFound, "{error}");
     }

@@ -201,9 +201,11 @@ pub(super) fn refuse_what_is_not_here_yet(handle: &str, context: &BTreeMap<Strin
     Err(Error::new(Kind::Precondition, text))
 }
 
-/// Whether a PV with this context was written by hand: its handle is an image's name.
+/// Whether a PV with this context was written by hand: its handle is an image's name. Said
+/// in any of Go's spellings, as ceph-csi takes it; another word is no yes.
 pub(super) fn is_static(context: &BTreeMap<String, String>) -> bool {
-    context.get("staticVolume").is_some_and(|value| value == "true")
+    const YES: [&str; 6] = ["1", "t", "T", "true", "True", "TRUE"];
+    context.get("staticVolume").is_some_and(|value| YES.contains(&value.as_str()))
 }
 
 /// There is no such volume.
