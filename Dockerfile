@@ -26,19 +26,22 @@ ENV RBD_CSI_COMMIT=${COMMIT}
 RUN cargo build --release --locked && strip -o /rbd-csi target/release/rbd-csi
 
 FROM docker.io/library/debian:trixie-slim
+ARG WITH_RBD=0
+# One layer: what a later one removed would still be carried along. Mounted on a new folder
+# of the root's: an engine takes away again what it mounted on, and some only the last part.
+# cephcsi is the name that ceph-csi's manifests know, and their entry point.
+RUN --mount=type=bind,source=deploy/image,target=/image /image/install \
+    && ln -s rbd-csi /usr/local/bin/cephcsi
+COPY --from=build /rbd-csi /usr/local/bin/rbd-csi
+# No user is set: the node plugin has to be root, and the controller's manifest says that it
+# is not.
+ENTRYPOINT ["/usr/local/bin/cephcsi"]
+# After what is run: these change with each commit, and would have the layer made anew.
 ARG VERSION=0.1.0
 ARG COMMIT=unknown
-ARG WITH_RBD=0
 LABEL org.opencontainers.image.title="rbd-csi"
 LABEL org.opencontainers.image.description="A CSI driver that gives Kubernetes pods block volumes from Ceph RBD"
 LABEL org.opencontainers.image.licenses="Apache-2.0"
 LABEL org.opencontainers.image.source="https://github.com/rbd-csi/rbd-csi"
 LABEL org.opencontainers.image.version="${VERSION}"
 LABEL org.opencontainers.image.revision="${COMMIT}"
-# One layer: what a later one removed would still be carried along.
-RUN --mount=type=bind,source=deploy/image,target=/deploy/image /deploy/image/install
-COPY --from=build /rbd-csi /usr/local/bin/rbd-csi
-# The name that ceph-csi's manifests know, and its entry point. No user is set: the node
-# plugin has to be root, and the controller's manifest says that it is not.
-RUN ln -s rbd-csi /usr/local/bin/cephcsi
-ENTRYPOINT ["/usr/local/bin/cephcsi"]
