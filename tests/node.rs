@@ -26,7 +26,7 @@ mod takeover;
 
 use std::time::{Duration, Instant};
 
-use support::inside::Inside;
+use support::inside::{Inside, runs_inside};
 use support::lab::{Lab, LabSpec};
 
 fn lab() -> &'static Lab {
@@ -37,16 +37,8 @@ fn inside() -> Inside<'static> {
     Inside::new(lab()).of(lab().cluster(0)).with("LAB_DIR", lab().dir.to_str().unwrap())
 }
 
-macro_rules! runs_inside {
-    ($($file:ident::$test:ident),* $(,)?) => {
-        $(#[test]
-        fn $test() {
-            println!("{}", inside().run(concat!(stringify!($file), "::", stringify!($test))));
-        })*
-    };
-}
-
 runs_inside!(
+    inside:
     life::ext4_from_stage_to_unstage,
     life::xfs_grows_with_its_image,
     life::a_raw_device_is_a_file_of_the_node,

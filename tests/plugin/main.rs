@@ -28,7 +28,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use support::fixture::{PLAIN, Recorded, image_id};
-use support::inside::Inside;
+use support::inside::{Inside, runs_inside};
 use support::lab::{Cluster, Lab, LabSpec};
 
 fn lab() -> &'static Lab {
@@ -61,16 +61,8 @@ fn run_with(part: &Inside<'_>, test: &str, mut fulfil: impl FnMut(&str)) -> Stri
     said
 }
 
-macro_rules! runs_inside {
-    ($($file:ident::$test:ident),* $(,)?) => {
-        $(#[test]
-        fn $test() {
-            println!("{}", inside().run(concat!(stringify!($file), "::", stringify!($test))));
-        })*
-    };
-}
-
 runs_inside!(
+    inside:
     kinds::a_file_system_grows_when_it_is_staged_again,
     kinds::each_call_is_another_drivers,
     kinds::a_label_with_a_comma_reaches_the_kernel_whole,

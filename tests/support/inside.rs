@@ -65,6 +65,20 @@ impl<'a> Inside<'a> {
     }
 }
 
+/// Tests of the same names that run these parts as the function `$how` says. A program
+/// that has something to do before each of its parts does without.
+#[allow(unused_macros)]
+macro_rules! runs_inside {
+    ($how:ident: $($file:ident::$test:ident),* $(,)?) => {
+        $(#[test]
+        fn $test() {
+            println!("{}", $how().run(concat!(stringify!($file), "::", stringify!($test))));
+        })*
+    };
+}
+#[allow(unused_imports)]
+pub(crate) use runs_inside;
+
 /// A variable of the part inside.
 pub fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is set by the part outside"))
