@@ -56,8 +56,7 @@ fn main() {
     let lab = Lab::start(LabSpec { clusters: 1, nodes: 1 });
     lab.enter();
     let site = Site::new(&lab, lab.cluster(0));
-    let sockets = site.path("");
-    site.ceph_conf(&format!("admin_socket = {}/$pid.$cctid.asok", sockets.display()));
+    ops::count(&site);
     let runtime = lab.runtime();
     let mut bench = Bench { lab, site, runtime, table: String::new() };
     operations(&mut bench);
@@ -79,7 +78,7 @@ fn operations(bench: &mut Bench) {
     bench.section("RADOS operations of a call, counted in the driver's own client");
     let driver = bench.site.controller(&bench.lab);
     create_one(bench, &driver, "warm");
-    let count = |bench: &Bench| ops::sent(&bench.site, driver.pid());
+    let count = |bench: &Bench| ops::counted(&bench.site, &driver);
     let start = count(bench);
     let volume = create_one(bench, &driver, "counted");
     let created = count(bench);

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use rbd_csi::ceph::{CephError, Connection, Connections, Credentials, Pool};
 use rbd_csi::secret::Secret;
 use support::lab::{Cluster, Lab, LabSpec};
+use support::ops;
 
 /// Runs a test in the lab's network.
 pub fn in_lab(test: impl AsyncFnOnce(&'static Lab)) {
@@ -74,11 +75,7 @@ impl Client {
 
     /// The operations that this client has sent, by its own count.
     pub fn operations(&self) -> u64 {
-        let socket = self.socket();
-        let dump =
-            self.cluster.ceph(&["--admin-daemon", socket.to_str().unwrap(), "perf", "dump", "objecter"]);
-        let dump: serde_json::Value = serde_json::from_str(&dump).unwrap();
-        dump["objecter"]["op"].as_u64().unwrap()
+        ops::counter(&self.socket(), "objecter", "op")
     }
 
     pub async fn end(self) {

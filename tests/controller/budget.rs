@@ -13,7 +13,7 @@ const MOST_FOR_DELETE: u64 = 40;
 
 fn bench() -> Bench {
     let bench = Bench::new();
-    bench.site.ceph_conf(&format!("admin_socket = {}/$pid.$cctid.asok", bench.site.path("").display()));
+    ops::count(&bench.site);
     bench
 }
 
@@ -29,9 +29,9 @@ fn warm(bench: &Bench) -> Driver {
 }
 
 fn cost<T>(bench: &Bench, driver: &Driver, call: impl FnOnce() -> T) -> (T, u64) {
-    let before = ops::sent(&bench.site, driver.pid());
+    let before = ops::counted(&bench.site, driver);
     let answer = call();
-    (answer, ops::sent(&bench.site, driver.pid()) - before)
+    (answer, ops::counted(&bench.site, driver) - before)
 }
 
 #[test]

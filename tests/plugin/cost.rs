@@ -4,13 +4,12 @@
 //! who has waited for a child carries that child's page faults (`cminflt`, proc(5)), and
 //! no process lives without one. Both the driver and its helper wait for theirs.
 
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
-
 use super::process::{Plugin, file};
+use super::support::ops::{self, Sent};
 use super::volume::{Form, Volume};
 
 const ROUNDS: usize = 10;
+const NOTHING: Sent = Sent { operations: 0, clients: 0 };
 
 /// Processes: those that are there, and the page faults of those that were.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,28 +41,9 @@ impl Processes {
     }
 }
 
-/// RADOS operations that the driver has sent, told by each of its librados clients, and
-/// how many clients it has.
-fn sent(pid: u32) -> (u64, usize) {
-    let (mut sent, mut clients) = (0, 0);
-    for entry in std::fs::read_dir(file("sockets")).unwrap().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&format!("{pid}.")) {
-            sent += sent_through(UnixStream::connect(entry.path()).unwrap());
-            clients += 1;
-        }
-    }
-    (sent, clients)
-}
-
-/// Ceph's admin socket: a command that ends with NUL; four bytes of length, then JSON.
-fn sent_through(mut socket: UnixStream) -> u64 {
-    socket.write_all(b"{\"prefix\": \"perf dump\"}\0").unwrap();
-    let mut length = [0; 4];
-    socket.read_exact(&mut length).unwrap();
-    let mut text = vec![0; u32::from_be_bytes(length) as usize];
-    socket.read_exact(&mut text).unwrap();
-    let dump: serde_json::Value = serde_json::from_slice(&text).unwrap();
-    dump["objecter"]["op_send"].as_u64().unwrap()
+/// What the driver has sent to Ceph.
+fn sent(plugin: &Plugin) -> Sent {
+    ops::sent(&file("sockets"), plugin.pid())
 }
 
 fn publish_measure_unpublish(plugin: &Plugin, volume: &Volume) {
@@ -83,13 +63,13 @@ fn publish_measure_unpublish(plugin: &Plugin, volume: &Volume) {
 fn publishing_and_measuring_costs_no_operation_and_no_process() {
     let (maker, mut plugin) = (Plugin::maker(), Plugin::node());
     let volumes = [Form::Ext4, Form::Xfs, Form::Block].map(|form| maker.create("a", form, form.mib()));
-    assert_eq!(sent(plugin.pid()), (0, 0));
+    assert_eq!(sent(&plugin), NOTHING);
     let unused = Processes::of(plugin.pid());
     for volume in &volumes {
         plugin.stage(volume).unwrap();
     }
-    let (operations, clients) = sent(plugin.pid());
-    assert!(operations > 10 && clients == 1, "staging is counted: {operations} of {clients}");
+    let staging = sent(&plugin);
+    assert!(staging.operations > 10 && staging.clients == 1, "staging is counted: {staging:?}");
     let before = Processes::of(plugin.pid());
     assert!(before.faults > unused.faults && before.children.len() == 1, "mkfs is counted: {before:?}");
     for _ in 0..ROUNDS {
@@ -97,7 +77,7 @@ fn publishing_and_measuring_costs_no_operation_and_no_process() {
             publish_measure_unpublish(&plugin, volume);
         }
     }
-    assert_eq!(sent(plugin.pid()), (operations, clients));
+    assert_eq!(sent(&plugin), staging);
     assert_eq!(Processes::of(plugin.pid()), before);
 
     // One that was just started does it without a helper process and without a client.
@@ -108,7 +88,7 @@ fn publishing_and_measuring_costs_no_operation_and_no_process() {
         publish_measure_unpublish(&plugin, volume);
     }
     assert_eq!(Processes::of(plugin.pid()), before);
-    assert_eq!(sent(plugin.pid()), (0, 0));
+    assert_eq!(sent(&plugin), NOTHING);
     for volume in &volumes {
         plugin.unstage(volume).unwrap();
         volume.is_gone("the end");

@@ -21,6 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use super::support::inside::{KEY, variable};
+use super::support::ops;
 use super::volume::{Form, Volume};
 
 /// What begins a line by which a part inside asks for something.
@@ -305,7 +306,7 @@ fn configure() {
         clusters.map(|(id, monitors)| serde_json::json!({"clusterID": id, "monitors": [variable(monitors)]}));
     std::fs::write(file("config.json"), serde_json::json!(clusters).to_string()).unwrap();
     // Sockets through which librados tells what it has sent.
-    let settings = "[global]\nadmin_socket = /run/plugin/sockets/$pid.$cctid.asok\n";
+    let settings = format!("[global]\n{}\n", ops::sockets_in(&file("sockets")));
     std::fs::write(file("ceph.conf"), settings).unwrap();
 }
 

@@ -20,6 +20,8 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::ops;
+
 /// Seconds after which a command that must end by itself is killed.
 const LIMIT_SECS: &str = "120";
 
@@ -255,10 +257,7 @@ impl Cluster {
 
     /// RADOS operations that clients have sent to the OSD since it started: exact.
     pub fn osd_ops(&self) -> u64 {
-        let socket = self.run.join("osd.0.asok");
-        let dump = self.ceph(&["--admin-daemon", socket.to_str().unwrap(), "perf", "dump", "osd", "op"]);
-        let dump: serde_json::Value = serde_json::from_str(&dump).unwrap();
-        dump["osd"]["op"].as_u64().unwrap()
+        ops::counter(&self.run.join("osd.0.asok"), "osd", "op")
     }
 
     /// Stops all client I/O until the answer is dropped.

@@ -1,30 +1,61 @@
-//! RADOS operations that a driver has sent, counted by its own librados client.
+//! RADOS operations, counted by those who send or do them: each librados client and each
+//! of Ceph's daemons tells its counters at an admin socket.
 
-use std::process::Command;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
-use super::driver::Site;
+use super::driver::{Driver, Site};
 
-/// Operations since the start of that driver, over all its connections. The site's
-/// ceph.conf must ask for an admin socket: `admin_socket = <site>/$pid.$cctid.asok`.
-pub fn sent(site: &Site, pid: u32) -> u64 {
-    let prefix = format!("{pid}.");
-    let mut total = 0;
-    let mut found = false;
-    for entry in std::fs::read_dir(site.path("")).unwrap().flatten() {
+/// The setting for a driver's ceph.conf that [`sent`] needs: a socket of each of its clients.
+pub fn sockets_in(folder: &Path) -> String {
+    format!("admin_socket = {}/$pid.$cctid.asok", folder.display())
+}
+
+/// What a driver has sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    pub operations: u64,
+    /// By so many librados clients.
+    pub clients: usize,
+}
+
+/// Since the start of that driver, over all its connections, told by its sockets in the folder.
+pub fn sent(folder: &Path, pid: u32) -> Sent {
+    let mut sent = Sent { operations: 0, clients: 0 };
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with(&prefix) || !name.ends_with(".asok") {
-            continue;
+        if name.starts_with(&format!("{pid}.")) && name.ends_with(".asok") {
+            sent.operations += counter(&entry.path(), "objecter", "op_send");
+            sent.clients += 1;
         }
-        let output = Command::new("ceph")
-            .arg("--admin-daemon")
-            .arg(entry.path())
-            .args(["perf", "dump"])
-            .output()
-            .unwrap();
-        let dump: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a perf dump");
-        total += dump["objecter"]["op_send"].as_u64().expect("the objecter counts");
-        found = true;
     }
-    assert!(found, "process {pid} has an admin socket in {}", site.path("").display());
-    total
+    sent
+}
+
+/// Has the drivers of a site count what they send.
+pub fn count(site: &Site) {
+    site.ceph_conf(&sockets_in(&site.path("")));
+}
+
+/// What a driver of that site has sent since its start; it must have a client by now.
+pub fn counted(site: &Site, driver: &Driver) -> u64 {
+    let sent = sent(&site.path(""), driver.pid());
+    assert!(sent.clients > 0, "process {} has an admin socket in {}", driver.pid(), site.path("").display());
+    sent.operations
+}
+
+/// A counter of whoever listens at that socket: it takes a command that ends with NUL, and
+/// gives four bytes of length, then JSON.
+pub fn counter(socket: &Path, section: &str, name: &str) -> u64 {
+    let mut stream = UnixStream::connect(socket).unwrap_or_else(|e| panic!("{}: {e}", socket.display()));
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(b"{\"prefix\": \"perf dump\"}\0").unwrap();
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let mut text = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut text).unwrap();
+    let dump: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    dump[section][name].as_u64().unwrap_or_else(|| panic!("{} counts no {name}", socket.display()))
 }
