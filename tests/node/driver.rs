@@ -3,13 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use rbd_csi::ceph::{Connections, Credentials, Features, ImageSpec, Pool, WriteOp};
 use rbd_csi::config::ConfigFiles;
-use rbd_csi::host::krbd::{self, Mapping};
-use rbd_csi::host::{child, mountinfo};
+use rbd_csi::host::child;
 use rbd_csi::secret::Secret;
 use rbd_csi::volume::capability::{Access, AccessMode, Capability};
 use rbd_csi::volume::id::VolumeId;
@@ -25,52 +23,10 @@ use rbd_csi::volume::{Error, Kind, Result};
 use uuid::Uuid;
 
 use super::support::inside::{KEY, variable};
+use super::support::volume::Volume;
 
 /// The clusterID of the tests' config.json.
 pub const CLUSTER: &str = "lab";
-
-/// A volume and where the tests stage it.
-#[derive(Debug, Clone)]
-pub struct Volume {
-    pub id: String,
-    pub image: String,
-    pub staging: PathBuf,
-    pub context: BTreeMap<String, String>,
-}
-
-impl Volume {
-    /// `<staging>/<volume id>`.
-    pub fn entry(&self) -> PathBuf {
-        self.staging.join(&self.id)
-    }
-
-    /// The stash.
-    pub fn stash(&self) -> PathBuf {
-        self.staging.join("image-meta.json")
-    }
-
-    /// A pod's path, whose parent the kubelet would have made.
-    pub fn target(&self, pod: &str) -> PathBuf {
-        let parent = self.staging.parent().unwrap().join("pods").join(pod);
-        std::fs::create_dir_all(&parent).unwrap();
-        parent.join("mount")
-    }
-
-    pub fn mappings(&self) -> Vec<Mapping> {
-        krbd::find(None, "rbd", "", &self.image).unwrap()
-    }
-
-    /// Nothing of it is on this node.
-    pub fn is_gone(&self) {
-        assert_eq!(self.mappings(), [], "still mapped");
-        let folder = self.staging.parent().unwrap();
-        let mounts: Vec<_> =
-            mountinfo::all().unwrap().into_iter().filter(|mount| mount.point.starts_with(folder)).collect();
-        assert!(mounts.is_empty(), "{mounts:?}");
-        let left: Vec<_> = std::fs::read_dir(&self.staging).unwrap().flatten().map(|e| e.path()).collect();
-        assert!(left.is_empty(), "{left:?}");
-    }
-}
 
 /// A started driver.
 pub struct Driver {
@@ -171,10 +127,8 @@ impl Driver {
 
     /// A volume of another kind of handle.
     pub fn named(&self, id: &str, image: &str) -> Volume {
-        let staging = self.root.join(id).join("globalmount");
-        std::fs::create_dir_all(&staging).unwrap();
         let context = BTreeMap::from([("clusterID".into(), CLUSTER.into()), ("pool".into(), "rbd".into())]);
-        Volume { id: id.into(), image: image.into(), staging, context }
+        Volume::new(&self.root, id.into(), image.into(), context)
     }
 
     pub fn stage(&self, volume: &Volume, capability: &Capability) -> Result<()> {
@@ -274,12 +228,4 @@ pub fn refused<T: std::fmt::Debug>(outcome: Result<T>, kind: Kind, words: &[&str
     }
     assert!(!error.to_string().contains(&variable(KEY)));
     error
-}
-
-/// Runs a program that must succeed; gives its output.
-#[track_caller]
-pub fn run(line: &str) -> String {
-    let output = Command::new("sh").args(["-ec", line]).output().unwrap();
-    assert!(output.status.success(), "{line}: {output:?}");
-    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }

@@ -9,8 +9,9 @@ use rbd_csi::volume::Kind;
 use rbd_csi::volume::capability::Capability;
 use uuid::Uuid;
 
-use super::driver::{Driver, Volume, file_system, run};
-use super::support::inside::variable;
+use super::driver::{Driver, file_system};
+use super::support::inside::{run, variable};
+use super::support::volume::Volume;
 
 struct Sweep {
     driver: Driver,

@@ -2,7 +2,8 @@
 
 use rbd_csi::volume::capability::AccessMode;
 
-use super::driver::{Driver, file_system, mount, run};
+use super::driver::{Driver, file_system, mount};
+use super::support::inside::run;
 
 #[test]
 #[ignore = "runs inside a node"]

@@ -11,8 +11,9 @@ use rbd_csi::volume::mapping::MapWith;
 use rbd_csi::volume::request::Usage;
 use uuid::Uuid;
 
-use super::driver::{Driver, Volume, block, file_system, mount, refused, run};
-use super::support::inside::variable;
+use super::driver::{Driver, block, file_system, mount, refused};
+use super::support::inside::{run, variable};
+use super::support::volume::Volume;
 
 #[test]
 #[ignore = "runs inside a node"]

@@ -8,7 +8,9 @@ use rbd_csi::volume::Kind;
 use rbd_csi::volume::capability::AccessMode;
 use uuid::Uuid;
 
-use super::driver::{Driver, Volume, block, file_system, mount, refused, run};
+use super::driver::{Driver, block, file_system, mount, refused};
+use super::support::inside::run;
+use super::support::volume::Volume;
 
 #[test]
 #[ignore = "runs inside a node"]

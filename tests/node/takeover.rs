@@ -3,7 +3,8 @@
 use rbd_csi::volume::Kind;
 use rbd_csi::volume::capability::AccessMode;
 
-use super::driver::{Driver, block, file_system, refused, run};
+use super::driver::{Driver, block, file_system, refused};
+use super::support::inside::run;
 
 /// ceph-csi's stash, as its release 3.15 writes it.
 fn stash(image: &str, encrypted: bool) -> String {

@@ -14,8 +14,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::process::{Plugin, ask};
-use super::support::inside::{KEY, variable};
-use super::volume::{Form, Volume, run, write};
+use super::support::inside::{KEY, run, variable};
+use super::volume::{Form, Volume, write};
 
 const METRICS: u16 = 9680;
 

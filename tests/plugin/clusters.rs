@@ -68,7 +68,7 @@ fn twins_are_kept_apart() {
             plugin.unpublish(twin, &twin.target("pod")).unwrap();
             plugin.unstage(twin).unwrap();
         }
-        twins.iter().for_each(|twin| twin.is_gone("the end"));
+        twins.iter().for_each(|twin| twin.is_gone_at("the end"));
     }
 }
 
@@ -101,7 +101,7 @@ fn one_of_two_nodes_wins() {
             Err(status) => {
                 assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
                 assert!(status.message().contains(&other), "{other} is missing: {status}");
-                volume.is_gone("lost");
+                volume.is_gone_at("lost");
                 ask("the winner is known");
                 // It waits, and then names it again.
                 let status = plugin.stage_within(&volume, 5).unwrap_err();
@@ -114,7 +114,7 @@ fn one_of_two_nodes_wins() {
                 plugin.unstage(&volume).unwrap();
             }
         }
-        volume.is_gone("the end");
+        volume.is_gone_at("the end");
         assert!(!Path::new("/sys/bus/rbd/devices/0").exists());
         ask("next");
     }

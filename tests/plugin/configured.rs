@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use super::process::{Plugin, file};
-use super::support::inside::variable;
+use super::support::inside::{run, variable};
 use super::support::lab::Running;
-use super::volume::{Form, Volume, run};
+use super::volume::{Form, Volume};
 
 /// The cluster `a` as config.json has it from now on.
 fn configure(monitors: &str, rbd: &Value) {
@@ -38,7 +38,7 @@ fn the_kernel_gets_the_addresses_of_the_monitor_map() {
         let line = map_line(volume);
         println!("{line}");
         plugin.unstage(volume).unwrap();
-        volume.is_gone("staged with another address");
+        volume.is_gone_at("staged with another address");
         line
     };
     let line = staged(&volume);
@@ -88,7 +88,7 @@ fn the_kernel_connects_in_the_configured_network_namespace() {
             println!("{status}");
             assert!(status.code() == code && status.message().contains(says), "{netns}: {status}");
             assert!(status.message().contains(netns), "{netns}: {status}");
-            volume.is_gone(netns);
+            volume.is_gone_at(netns);
         }
         drop(sleeper);
         assert!(Path::new(own).exists());
@@ -96,7 +96,7 @@ fn the_kernel_connects_in_the_configured_network_namespace() {
         plugin.stage(&volume).unwrap();
         volume.is_staged_once(own);
         plugin.unstage(&volume).unwrap();
-        volume.is_gone(own);
+        volume.is_gone_at(own);
     }
     run(&format!("umount {own}; rm {own}"));
     configure(&monitors, &json!({}));

@@ -91,7 +91,7 @@ fn publishing_and_measuring_costs_no_operation_and_no_process() {
     assert_eq!(sent(&plugin), NOTHING);
     for volume in &volumes {
         plugin.unstage(volume).unwrap();
-        volume.is_gone("the end");
+        volume.is_gone_at("the end");
     }
     let after = Processes::of(plugin.pid());
     assert!(after.children.len() == 1 && after.faults > 0, "the helper's forks are counted: {after:?}");

@@ -10,8 +10,8 @@ use tonic::Status;
 
 use super::outage::{answered, is_served, succeeds};
 use super::process::{Plugin, ask};
-use super::support::inside::variable;
-use super::volume::{Form, Volume, read, run, write};
+use super::support::inside::{run, variable};
+use super::volume::{Form, Volume, read, write};
 
 /// Seconds that the call is given; the fault takes three of them.
 const LIMIT: u64 = 12;
@@ -113,7 +113,7 @@ impl Site {
         if cut == Cut::Way {
             self.plugin.stage_within(&self.other_new, 30).unwrap();
             self.plugin.unstage_within(&self.other_new, 30).unwrap();
-            self.other_new.is_gone("while the other cluster is cut off");
+            self.other_new.is_gone_at("while the other cluster is cut off");
         }
     }
 
@@ -126,7 +126,7 @@ impl Site {
         assert_eq!(read(&target, TEXT.len()), TEXT, "{at}");
         self.plugin.unpublish(&volume, &target).unwrap();
         self.plugin.unstage(&volume).unwrap();
-        volume.is_gone(at);
+        volume.is_gone_at(at);
         self.maker.delete(&volume);
     }
 
@@ -177,7 +177,7 @@ fn while_unstaging() {
             // Not written to the cluster yet: the umount has to.
             run(&format!("head -c 1000000 /dev/urandom >{}/more", volume.entry().display()));
             site.cut_at(step, cut, says, |seconds| site.plugin.unstage_within(&volume, seconds));
-            volume.is_gone(&format!("cut off before {step}"));
+            volume.is_gone_at(&format!("cut off before {step}"));
             site.lives_on(volume, step);
         }
     }

@@ -9,8 +9,9 @@ use rbd_csi::csi::proto::volume_capability::AccessType;
 use tonic::Code;
 
 use super::process::Plugin;
+use super::support::inside::run;
 use super::support::lab::Running;
-use super::volume::{Form, Volume, read, run, write};
+use super::volume::{Form, Volume, read, write};
 
 const TEXT: &str = "written by a pod";
 const LABEL: &str = "system_u:object_r:container_file_t:s0:c15,c25";
@@ -35,7 +36,7 @@ fn a_file_system_grows_when_it_is_staged_again() {
         plugin.stage(&volume).unwrap();
         assert_eq!(plugin.total_bytes(&volume, &volume.entry()).unwrap(), after);
         plugin.unstage(&volume).unwrap();
-        volume.is_gone("grown");
+        volume.is_gone_at("grown");
         maker.delete(&volume);
     }
 }
@@ -70,7 +71,7 @@ fn each_call_is_another_drivers() {
             volume.is_staged_once("unpublished");
             call(&|plugin| plugin.unstage(&volume).unwrap());
             call(&|plugin| plugin.unstage(&volume).unwrap());
-            volume.is_gone("the end");
+            volume.is_gone_at("the end");
         }
         maker.delete(&volume);
     }
@@ -131,7 +132,7 @@ fn a_label_with_a_comma_reaches_the_kernel_whole() {
             assert!(run("dmesg").contains("SELinux"), "it is SELinux that refuses the label");
         }
     }
-    labelled.is_gone("labelled");
+    labelled.is_gone_at("labelled");
     maker.delete(&plain);
 }
 
@@ -145,7 +146,7 @@ fn lives(plugin: &Plugin, volume: &Volume) {
     assert_eq!(read(&target, TEXT.len()), TEXT);
     plugin.unpublish(volume, &target).unwrap();
     plugin.unstage(volume).unwrap();
-    volume.is_gone("the end");
+    volume.is_gone_at("the end");
 }
 
 #[test]

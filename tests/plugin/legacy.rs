@@ -18,8 +18,9 @@ fn volume(recorded: &Recorded, part: &str, form: Form) -> Volume {
     let handle = format!("{}{pool_id:016x}-{uuid}", &beginning[..beginning.len() - 17]);
     let context = about["context"].as_object().unwrap().iter();
     let context = context.map(|(key, value)| (key.clone(), value.as_str().unwrap().to_owned())).collect();
-    let volume = Volume::new(handle, context, CLUSTER, form.capability());
-    Volume { image: about["context"]["imageName"].as_str().unwrap().to_owned(), ..volume }
+    let mut volume = Volume::new(handle, context, CLUSTER, form.capability());
+    volume.image = about["context"]["imageName"].as_str().unwrap().to_owned();
+    volume
 }
 
 /// Twice: blank, and with what was written the first time. Each call is another driver's.
@@ -38,7 +39,7 @@ fn lives(plugin: &mut Plugin, volume: &Volume) {
         plugin.restart();
         plugin.unpublish(volume, &target).unwrap();
         plugin.unstage(volume).unwrap();
-        volume.is_gone(&volume.image);
+        volume.is_gone_at(&volume.image);
     }
 }
 

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use tonic::{Code, Status};
 
 use super::process::{Plugin, ask};
-use super::volume::{Form, Volume, read, run, write};
+use super::support::inside::run;
+use super::volume::{Form, Volume, read, write};
 
 /// Seconds that a call to the cluster that stands still is given.
 const LIMIT: u64 = 10;
@@ -105,7 +106,7 @@ impl Node {
             assert_eq!(read(&target, TEXT.len()), TEXT);
             self.plugin.unpublish(other, &target).unwrap();
             self.plugin.unstage_within(other, 40).unwrap();
-            other.is_gone("while the other cluster stands still");
+            other.is_gone_at("while the other cluster stands still");
         }
         self.plugin.stage_within(&self.other_new, 60).unwrap();
         self.plugin.unstage_within(&self.other_new, 40).unwrap();
@@ -118,14 +119,14 @@ impl Node {
         self.new.is_staged_once("afterwards");
         for volume in [&self.dirty, &self.raw, &self.new] {
             succeeds("unstaging", || plugin.unstage_within(volume, 30));
-            volume.is_gone("afterwards");
+            volume.is_gone_at("afterwards");
         }
         let target = self.shown.target("one");
         assert_eq!(read(&target, TEXT.len()), TEXT);
         plugin.unpublish(&self.shown, &target).unwrap();
         succeeds("unstaging", || plugin.unstage_within(&self.shown, 30));
         for volume in [&self.new, &self.dirty, &self.raw, &self.shown, &self.other_new] {
-            volume.is_gone("at the end");
+            volume.is_gone_at("at the end");
             self.maker.delete(volume);
         }
         self.others.iter().for_each(|other| self.maker.delete(other));

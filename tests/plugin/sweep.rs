@@ -13,7 +13,8 @@ use rbd_csi::host::krbd;
 use tonic::Status;
 
 use super::process::Plugin;
-use super::volume::{Form, Volume, read, run, write};
+use super::support::inside::run;
+use super::volume::{Form, Volume, read, write};
 
 const TEXT: &str = "written by a pod";
 
@@ -112,7 +113,7 @@ impl Sweep {
 
     fn unstage_again(&self, volume: &Volume, at: &str) {
         self.plugin.unstage(volume).unwrap_or_else(|status| panic!("{at}: {status}"));
-        volume.is_gone(at);
+        volume.is_gone_at(at);
     }
 }
 
@@ -243,5 +244,5 @@ fn publishing_is_resumed_after_a_kill_at_every_step() {
     let steps = sweep.run(|_| volume.clone(), both, check);
     assert!(steps.iter().all(|step| step.starts_with("host: ")), "{steps:?}");
     Plugin::node().unstage(&volume).unwrap();
-    volume.is_gone("the end");
+    volume.is_gone_at("the end");
 }

@@ -1,17 +1,16 @@
-//! A volume as a CO knows it, and what the node shows of it.
+//! A volume as a CO knows it, and what its pods read and write.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
 
 use rbd_csi::csi::proto::VolumeCapability;
 use rbd_csi::csi::proto::volume_capability::access_mode::Mode;
 use rbd_csi::csi::proto::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
-use rbd_csi::host::krbd::{self, Mapping};
-use rbd_csi::host::mountinfo::{self, Mount};
 
 use super::process::secrets;
+use super::support;
 
 /// What a volume is to its pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,15 +45,12 @@ impl Form {
     }
 }
 
-/// A volume and where it is staged.
+/// A volume with what a CO says of it in each call.
 #[derive(Debug, Clone)]
 pub struct Volume {
-    pub id: String,
-    pub image: String,
-    pub context: BTreeMap<String, String>,
+    here: support::volume::Volume,
     pub secrets: BTreeMap<String, String>,
     pub capability: VolumeCapability,
-    pub staging: PathBuf,
 }
 
 impl Volume {
@@ -64,56 +60,23 @@ impl Volume {
         cluster: &str,
         capability: VolumeCapability,
     ) -> Self {
-        let staging = Path::new("/var/lib/kubelet").join(&id).join("globalmount");
-        std::fs::create_dir_all(&staging).unwrap();
         let image = format!("csi-vol-{}", &id[id.len() - 36..]);
-        Self { id, image, context, secrets: secrets(cluster), capability, staging }
+        let here = support::volume::Volume::new(Path::new("/var/lib/kubelet"), id, image, context);
+        Self { here, secrets: secrets(cluster), capability }
     }
+}
 
-    /// `<staging>/<volume id>`.
-    pub fn entry(&self) -> PathBuf {
-        self.staging.join(&self.id)
+impl Deref for Volume {
+    type Target = support::volume::Volume;
+
+    fn deref(&self) -> &Self::Target {
+        &self.here
     }
+}
 
-    /// A pod's path, whose parent the kubelet would have made.
-    pub fn target(&self, pod: &str) -> PathBuf {
-        let parent = self.staging.parent().unwrap().join("pods").join(pod);
-        std::fs::create_dir_all(&parent).unwrap();
-        parent.join("mount")
-    }
-
-    /// Its devices, on whichever cluster its image is.
-    pub fn mappings(&self) -> Vec<Mapping> {
-        krbd::find(None, "rbd", "", &self.image).unwrap()
-    }
-
-    /// What is mounted at its staging path and its pods' paths.
-    pub fn mounts(&self) -> Vec<Mount> {
-        let folder = self.staging.parent().unwrap();
-        let mut mounts = mountinfo::all().unwrap();
-        mounts.retain(|mount| mount.point.starts_with(folder));
-        mounts
-    }
-
-    /// One device, one mount, one stash.
-    #[track_caller]
-    pub fn is_staged_once(&self, at: &str) {
-        let (mappings, mounts) = (self.mappings(), self.mounts());
-        assert_eq!(mappings.len(), 1, "{at}: {mappings:?}");
-        assert!(mounts.len() == 1 && mounts[0].point == self.entry(), "{at}: {mounts:?}");
-        let mut entries: Vec<_> =
-            std::fs::read_dir(&self.staging).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        entries.sort();
-        assert_eq!(entries, [self.id.as_str(), "image-meta.json"], "{at}");
-    }
-
-    /// Nothing of it is on this node.
-    #[track_caller]
-    pub fn is_gone(&self, at: &str) {
-        let (mappings, mounts) = (self.mappings(), self.mounts());
-        assert!(mappings.is_empty() && mounts.is_empty(), "{at}: {mappings:?} {mounts:?}");
-        let left: Vec<_> = std::fs::read_dir(&self.staging).unwrap().map(|e| e.unwrap().path()).collect();
-        assert!(left.is_empty(), "{at}: {left:?}");
+impl DerefMut for Volume {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.here
     }
 }
 
@@ -135,12 +98,4 @@ pub fn read(place: &Path, length: usize) -> String {
     let mut text = vec![0; length];
     file.read_exact(&mut text).unwrap();
     String::from_utf8(text).unwrap()
-}
-
-/// Runs a line for the shell that must succeed; gives its output.
-#[track_caller]
-pub fn run(line: &str) -> String {
-    let output = Command::new("sh").args(["-ec", line]).output().unwrap();
-    assert!(output.status.success(), "{line}: {output:?}");
-    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }

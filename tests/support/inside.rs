@@ -84,6 +84,12 @@ pub fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is set by the part outside"))
 }
 
+/// Runs a line for the shell, on the node where this is called; it must succeed. Gives its output.
+#[track_caller]
+pub fn run(line: &str) -> String {
+    succeed(Command::new("sh").args(["-ec", line])).trim_end().to_owned()
+}
+
 /// Reads all processes' arguments again and again, as somebody who spies would.
 pub struct ArgvWatch {
     stop: Arc<AtomicBool>,

@@ -412,6 +412,7 @@ impl Drop for Running {
 }
 
 /// Runs a command that must succeed; gives its output without the last line end.
+#[track_caller]
 pub fn succeed(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));

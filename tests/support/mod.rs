@@ -15,3 +15,4 @@ pub mod memory;
 pub mod ops;
 pub mod page;
 pub mod pool;
+pub mod volume;
