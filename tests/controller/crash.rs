@@ -24,14 +24,15 @@ fn steps_of_create(bench: &Bench) -> Vec<String> {
     steps
 }
 
-/// Runs `attempt` with a kill before, then after each of the steps, and `then` what is to
-/// be true after it, with a new driver.
+/// Runs `attempt` with a kill before, then after each of the steps that `trace` gives, and
+/// `then` what is to be true after it, with a new driver.
 fn sweep(
-    bench: &Bench,
-    steps: &[String],
-    mut attempt: impl FnMut(&Driver) -> Option<String>,
-    mut then: impl FnMut(&Driver, Option<String>, &str),
+    trace: fn(&Bench) -> Vec<String>,
+    attempt: fn(&Bench, &Driver) -> Option<String>,
+    then: fn(&Bench, &Driver, Option<String>, &str),
 ) {
+    let bench = Bench::new();
+    let steps = trace(&bench);
     for (index, step) in steps.iter().enumerate() {
         let name = |step: &str| step.split('\t').next().unwrap().to_owned();
         let nth = steps[..=index].iter().filter(|other| name(other) == name(step)).count();
@@ -41,12 +42,12 @@ fn sweep(
             bench.site.arm("");
             let mut driver = bench.start();
             bench.site.arm(&format!("kill:{place}:{named}"));
-            let answered = attempt(&driver);
+            let answered = attempt(&bench, &driver);
             assert!(driver.was_killed(KILLED), "{at}: it was not killed");
             bench.check_that_ceph_csi_could_go_on(&at);
             bench.site.arm("");
             let driver = bench.start();
-            then(&driver, answered, &at);
+            then(&bench, &driver, answered, &at);
             bench.wait_until_empty(&at);
         }
     }
@@ -67,16 +68,13 @@ fn goes_on<T>(answer: Result<T, tonic::Status>, what: &str, at: &str) -> T {
 
 #[test]
 fn create_killed_at_every_call_and_retried_gives_the_same_volume() {
-    let bench = Bench::new();
-    let steps = steps_of_create(&bench);
     sweep(
-        &bench,
-        &steps,
-        |driver| {
+        steps_of_create,
+        |bench, driver| {
             let _ = bench.create(driver, NAME);
             bench.reserved(NAME)
         },
-        |driver, reserved, at| {
+        |bench, driver, reserved, at| {
             let id = goes_on(bench.create(driver, NAME), "create", at);
             assert!(reserved.is_none_or(|uuid| id.ends_with(&uuid)), "{at}: {id} is another volume");
             assert_eq!(bench.create(driver, NAME).unwrap(), id, "{at}: repeated");
@@ -88,18 +86,15 @@ fn create_killed_at_every_call_and_retried_gives_the_same_volume() {
 
 #[test]
 fn create_killed_at_every_call_and_given_up_leaves_nothing() {
-    let bench = Bench::new();
-    let steps = steps_of_create(&bench);
     sweep(
-        &bench,
-        &steps,
-        |driver| {
+        steps_of_create,
+        |bench, driver| {
             let _ = bench.create(driver, NAME);
             // Entered: the handle may be known to others. Merely intended: it was told to nobody,
             // and the repeat of the create that the CO owes finds it.
             bench.reserved(NAME).filter(|uuid| !bench.keys(&format!("csi.volume.{uuid}")).is_empty())
         },
-        |driver, entered, at| {
+        |bench, driver, entered, at| {
             let id = match entered {
                 Some(uuid) => bench.handle(&uuid),
                 None => goes_on(bench.create(driver, NAME), "create", at),
@@ -125,41 +120,27 @@ fn steps_of_delete(bench: &Bench) -> Vec<String> {
 
 #[test]
 fn delete_killed_at_every_call_and_retried_leaves_nothing() {
-    let bench = Bench::new();
-    let steps = steps_of_delete(&bench);
-    sweep(
-        &bench,
-        &steps,
-        |driver| delete_a_new_one(&bench, driver),
-        |driver, unfinished, at| {
-            // When the CO is done, the next call for this pool, whatever it is, resumes the purge.
-            let id = unfinished.unwrap_or_else(|| bench.nothing());
-            goes_on(bench.delete(driver, &id), "delete", at);
-        },
-    );
+    sweep(steps_of_delete, delete_a_new_one, |bench, driver, unfinished, at| {
+        // When the CO is done, the next call for this pool, whatever it is, resumes the purge.
+        let id = unfinished.unwrap_or_else(|| bench.nothing());
+        goes_on(bench.delete(driver, &id), "delete", at);
+    });
 }
 
 #[test]
 fn a_name_whose_deletion_was_killed_at_any_call_is_created_whole() {
-    let bench = Bench::new();
-    let steps = steps_of_delete(&bench);
-    sweep(
-        &bench,
-        &steps,
-        |driver| delete_a_new_one(&bench, driver),
-        |driver, unfinished, at| {
-            let id = goes_on(bench.create(driver, NAME), "create", at);
-            // What was to be purged is purged, and it is not what was just answered.
-            std::thread::sleep(Duration::from_millis(300));
-            let image = format!("csi-vol-{}", &id[id.len() - 36..]);
-            assert_eq!(bench.images(), std::slice::from_ref(&image), "{at}");
-            bench.cluster().rbd(&["info", &image]);
-            // The CO still owes the deletion that was not answered; it does not touch the new volume.
-            if let Some(old) = unfinished.filter(|old| *old != id) {
-                goes_on(bench.delete(driver, &old), "delete the old one", at);
-                assert_eq!(bench.create(driver, NAME).unwrap(), id, "{at}");
-            }
-            goes_on(bench.delete(driver, &id), "delete", at);
-        },
-    );
+    sweep(steps_of_delete, delete_a_new_one, |bench, driver, unfinished, at| {
+        let id = goes_on(bench.create(driver, NAME), "create", at);
+        // What was to be purged is purged, and it is not what was just answered.
+        std::thread::sleep(Duration::from_millis(300));
+        let image = format!("csi-vol-{}", &id[id.len() - 36..]);
+        assert_eq!(bench.images(), std::slice::from_ref(&image), "{at}");
+        bench.cluster().rbd(&["info", &image]);
+        // The CO still owes the deletion that was not answered; it does not touch the new volume.
+        if let Some(old) = unfinished.filter(|old| *old != id) {
+            goes_on(bench.delete(driver, &old), "delete the old one", at);
+            assert_eq!(bench.create(driver, NAME).unwrap(), id, "{at}");
+        }
+        goes_on(bench.delete(driver, &id), "delete", at);
+    });
 }
