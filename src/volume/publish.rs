@@ -13,7 +13,7 @@ use super::capability::{Access, AccessMode, Capability};
 use super::error::{Error, Kind, Result};
 use super::operation::Progress;
 use super::staged::{self, Occupant, StagingPath};
-use super::stash::{self, Found};
+use super::stash;
 use super::unstage;
 use crate::host::krbd::Mapping;
 use crate::host::place::Kind as PlaceKind;
@@ -85,13 +85,7 @@ async fn require_staged(staging: &StagingPath) -> Result<(Occupant, Mapping)> {
         let text = format!("volume {volume} is not staged at {entry}: {what}; it has to be staged first");
         Error::new(Kind::Precondition, text)
     };
-    let stash = match stash::read(&staging.folder).await? {
-        Found::Stash(stash) => Some(stash),
-        Found::Damaged | Found::Nothing => None,
-    };
-    if let Some(stash) = &stash {
-        stash.check(&staging.folder)?;
-    }
+    let stash = stash::usable(&staging.folder).await?;
     let Some(occupant) = staged::at(&staging.entry).await? else {
         return Err(refused("nothing is mounted there".to_owned()));
     };

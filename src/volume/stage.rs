@@ -88,13 +88,7 @@ pub fn check(capability: &Capability, context: &BTreeMap<String, String>) -> Res
 pub async fn stage(staging: &Staging, progress: &Progress) -> Result<()> {
     let place = &staging.place;
     progress.step(format!("looking at {}", place.entry.display()));
-    let stash = match stash::read(&place.folder).await? {
-        Found::Stash(stash) => Some(stash),
-        Found::Damaged | Found::Nothing => None,
-    };
-    if let Some(stash) = &stash {
-        stash.check(&place.folder)?;
-    }
+    let stash = stash::usable(&place.folder).await?;
     if let Some(occupant) = staged::at(&place.entry).await? {
         return staging.take_over(&occupant, stash.as_ref(), progress).await;
     }

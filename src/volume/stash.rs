@@ -129,7 +129,7 @@ impl Stash {
     ///
     /// # Errors
     /// [`Kind::Precondition`] for an encrypted volume or one mapped with rbd-nbd.
-    pub fn check(&self, folder: &Path) -> Result<()> {
+    fn check(&self, folder: &Path) -> Result<()> {
         let what = match (self.encrypted, self.nbd) {
             (true, _) => "is encrypted",
             (_, true) => "is mapped with rbd-nbd",
@@ -163,6 +163,17 @@ pub async fn read(folder: &Path) -> Result<Found> {
         },
         Found::Stash,
     ))
+}
+
+/// The stash by which a volume can be taken apart; none where none says anything.
+///
+/// # Errors
+/// As [`read`], and [`Kind::Precondition`] for what this version does not serve.
+pub async fn usable(folder: &Path) -> Result<Option<Stash>> {
+    match read(folder).await? {
+        Found::Stash(stash) => stash.check(folder).map(|()| Some(stash)),
+        Found::Damaged | Found::Nothing => Ok(None),
+    }
 }
 
 fn parse(bytes: &[u8]) -> Option<Stash> {

@@ -13,7 +13,7 @@ use super::mapping::{Mapped, Mapper};
 use super::operation::Progress;
 use super::other_cluster;
 use super::staged::{self, Occupant, StagingPath};
-use super::stash::{self, Found, Stash};
+use super::stash::{self, Stash};
 use crate::config::ConfigFiles;
 use crate::host::device::Device;
 use crate::host::krbd::{self, Mapping};
@@ -40,13 +40,7 @@ pub async fn take_down(
 ) -> Result<()> {
     // 1.
     progress.step(format!("looking at {}", place.folder.display()));
-    let mut stash = match stash::read(&place.folder).await? {
-        Found::Stash(stash) => Some(stash),
-        Found::Damaged | Found::Nothing => None,
-    };
-    if let Some(stash) = &stash {
-        stash.check(&place.folder)?;
-    }
+    let mut stash = stash::usable(&place.folder).await?;
     // 2.
     let occupant = staged::at(&place.entry).await?;
     if let Some(occupant) = &occupant {
