@@ -7,9 +7,11 @@
 //! is left behind. Operations of calls that got no result go on while the
 //! connections close, and the CO's repeat of the call joins or repeats them.
 
+use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -47,19 +49,11 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// When the server cannot be set up; failures of single clients are theirs.
 pub async fn serve(listener: Listener, routes: Routes, slow: Duration, stop: Stop) -> Result<(), String> {
     let (give_up, given_up) = watch::channel(false);
-    let (clients, incoming) = mpsc::channel(16);
-    let accepting = tokio::spawn(accept(listener, clients, stop.clone()));
+    let router = limited().layer(CallsLayer::new(slow, given_up)).add_routes(routes);
+    let (incoming, accepting) = clients(listener, stop.clone());
     let mut asked = stop.clone();
-    let serving = limited()
-        .layer(CallsLayer::new(slow, given_up))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move { asked.asked().await });
-    tokio::select! {
-        served = serving => served.map_err(|error| format!("the gRPC server cannot run: {error}"))?,
-        () = end(stop, give_up) => {}
-    }
-    // The task owns the socket's file, which is gone when it has ended.
-    accepting.await.map_err(|error| format!("accepting clients ended early: {error}"))
+    let serving = router.serve_with_incoming_shutdown(incoming, async move { asked.asked().await });
+    run(serving, end(stop, give_up), accepting).await
 }
 
 /// Serves something small beside CSI until asked to stop: its calls are neither counted
@@ -68,21 +62,37 @@ pub async fn serve(listener: Listener, routes: Routes, slow: Duration, stop: Sto
 /// # Errors
 /// As [`serve`].
 pub async fn serve_beside(listener: Listener, routes: Routes, mut stop: Stop) -> Result<(), String> {
-    let (clients, incoming) = mpsc::channel(16);
-    let accepting = tokio::spawn(accept(listener, clients, stop.clone()));
+    let router = limited().add_routes(routes);
+    let (incoming, accepting) = clients(listener, stop.clone());
     let mut asked = stop.clone();
-    let serving = limited()
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move { asked.asked().await });
+    let serving = router.serve_with_incoming_shutdown(incoming, async move { asked.asked().await });
     let end = async {
         stop.asked().await;
         tokio::time::sleep(IDLE).await;
     };
+    run(serving, end, accepting).await
+}
+
+/// Until all calls have ended by themselves, or `end` returns.
+async fn run(
+    serving: impl Future<Output = Result<(), tonic::transport::Error>>,
+    end: impl Future<Output = ()>,
+    accepting: JoinHandle<()>,
+) -> Result<(), String> {
     tokio::select! {
         served = serving => served.map_err(|error| format!("the gRPC server cannot run: {error}"))?,
         () = end => {}
     }
+    // The task owns the socket's file, which is gone when it has ended.
     accepting.await.map_err(|error| format!("accepting clients ended early: {error}"))
+}
+
+type Accepted = Result<Repaired<listen::Stream>, std::convert::Infallible>;
+
+/// The clients that come until the process is to end, and the task that accepts them.
+fn clients(listener: Listener, stop: Stop) -> (ReceiverStream<Accepted>, JoinHandle<()>) {
+    let (clients, incoming) = mpsc::channel(16);
+    (ReceiverStream::new(incoming), tokio::spawn(accept(listener, clients, stop)))
 }
 
 fn limited() -> Server {
@@ -112,11 +122,7 @@ async fn end(mut stop: Stop, give_up: watch::Sender<bool>) {
     tokio::time::sleep(ANSWER).await;
 }
 
-async fn accept(
-    listener: Listener,
-    clients: mpsc::Sender<Result<Repaired<listen::Stream>, std::convert::Infallible>>,
-    mut stop: Stop,
-) {
+async fn accept(listener: Listener, clients: mpsc::Sender<Accepted>, mut stop: Stop) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
