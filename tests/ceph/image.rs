@@ -190,12 +190,7 @@ fn what_images_cost() {
         let client = Client::new(lab.cluster(0), "");
         let pool = client.pool("rbd").await;
         create(&pool, "first-of-this-client", FIVE).await;
-        let mut before = client.operations();
-        let mut cost = |what: &str, expected: u64| {
-            let now = client.operations();
-            assert_eq!(now - before, expected, "{what}");
-            before = now;
-        };
+        let mut cost = client.costs();
         pool.create_image("cheap", &spec(1 << 30, FIVE)).await.unwrap();
         cost("a create", 8);
         let id = pool.image_id("cheap").await.unwrap().unwrap();
@@ -218,7 +213,7 @@ fn what_images_cost() {
         let first = pool.image_id("first-of-this-client").await.unwrap().unwrap();
         pool.trash_move("first-of-this-client", &first).await.unwrap();
         pool.purge(&first).await.unwrap();
-        drop(pool);
+        drop((pool, cost));
         client.end().await;
     });
 }

@@ -73,9 +73,16 @@ impl Client {
         self.folder.path().join("asok")
     }
 
-    /// The operations that this client has sent, by its own count.
-    pub fn operations(&self) -> u64 {
-        ops::counter(&self.socket(), "objecter", "op")
+    /// A meter of the operations that this client has sent, by its own count: each time it
+    /// is read it wants just so many since the last time.
+    pub fn costs(&self) -> impl FnMut(&str, u64) {
+        let sent = || ops::counter(&self.socket(), "objecter", "op");
+        let mut before = sent();
+        move |what, expected| {
+            let now = sent();
+            assert_eq!(now - before, expected, "{what}");
+            before = now;
+        }
     }
 
     pub async fn end(self) {
