@@ -85,7 +85,7 @@ fn the_module_is_loaded_when_it_is_absent() {
 }
 
 mod inside {
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
     use std::process::Command;
     use std::time::{Duration, Instant};
 
@@ -95,6 +95,8 @@ mod inside {
 
     use super::KEY;
     use super::support::inside::variable;
+    use super::support::lonely::Lonely;
+    use super::support::spy::{self, Spy};
 
     fn request(image: &str) -> MapRequest {
         module::ensure_loaded().unwrap();
@@ -284,22 +286,15 @@ mod inside {
     #[ignore = "runs inside a node"]
     fn a_thread_maps_in_another_network_namespace() {
         // A namespace from which nothing can be reached: who maps there gets ETIMEDOUT.
-        let mut lonely = Command::new("unshare").args(["-n", "sleep", "1000"]).spawn().unwrap();
-        let netns = PathBuf::from(format!("/proc/{}/ns/net", lonely.id()));
+        let lonely = Lonely::new();
         let own = std::fs::read_link("/proc/self/ns/net").unwrap();
-        let until = Instant::now() + Duration::from_secs(10);
-        while std::fs::read_link(&netns).unwrap() == own {
-            assert!(Instant::now() < until);
-            std::thread::sleep(Duration::from_millis(20));
-        }
         let request = MapRequest {
-            netns: Some(netns),
+            netns: Some(lonely.path()),
             options: vec!["mount_timeout=2".into()],
             ..request("elsewhere")
         };
         assert_eq!(map(&request).unwrap_err().errno, libc::ETIMEDOUT);
-        lonely.kill().unwrap();
-        lonely.wait().unwrap();
+        drop(lonely);
         assert_eq!(std::fs::read_link("/proc/self/ns/net").unwrap(), own, "only the thread has moved");
         let here = MapRequest { netns: Some("/proc/1/ns/net".into()), ..request };
         for by_program in [false, true] {
@@ -318,7 +313,7 @@ mod inside {
     fn the_key_is_nowhere_to_be_read() {
         let request = request("canary");
         let key = variable(KEY);
-        let watch = super::support::inside::ArgvWatch::start();
+        let watch = Spy::start(spy::arguments);
         let mapping = map(&request).unwrap();
         let info =
             std::fs::read_to_string(format!("/sys/bus/rbd/devices/{}/config_info", mapping.number)).unwrap();

@@ -179,9 +179,11 @@ mod inside {
     use rbd_csi::volume::map_options::UnmapOptions;
     use rbd_csi::volume::mapping::{MapWith, Mapped, Mapper, Target};
     use rbd_csi::volume::operation::{Deadline, Operations, Progress, Request};
-    use rbd_csi::volume::{Error, Kind, Result};
+    use rbd_csi::volume::{Kind, Result};
 
     use super::support::inside::{KEY, variable};
+    use super::support::lonely::Lonely;
+    use super::support::volume::refused;
 
     /// What a StorageClass and a request say.
     #[derive(Debug, Clone)]
@@ -296,18 +298,6 @@ mod inside {
         krbd::find(None, "rbd", "", &volume.image).unwrap()
     }
 
-    fn refused(outcome: Result<Mapping>, kind: Kind, words: &[&str]) {
-        told(outcome.map(|mapping| panic!("it was mapped: {mapping:?}")).unwrap_err(), kind, words);
-    }
-
-    fn told(error: Error, kind: Kind, words: &[&str]) {
-        assert_eq!(error.kind, kind, "{error}");
-        for word in words {
-            assert!(error.to_string().contains(word), "{word} is missing: {error}");
-        }
-        assert!(!error.to_string().contains(&variable(KEY)));
-    }
-
     fn me() -> String {
         format!("pid {} (", std::process::id())
     }
@@ -372,7 +362,7 @@ mod inside {
         assert!(rbd.args(["map", "-o", "noudev,noshare", "several"]).status().unwrap().success());
         assert_eq!(mappings_of(&volume).len(), 2);
         let open = std::fs::File::open(first.device()).unwrap();
-        told(node.unmap(&volume).unwrap_err(), Kind::InUse, &["rbd/several", &me(), "EBUSY"]);
+        refused(node.unmap(&volume), Kind::InUse, &["rbd/several", &me(), "EBUSY"]);
         assert_eq!(mappings_of(&volume), [first], "what nobody holds is gone");
         drop(open);
         node.unmap(&volume).unwrap();
@@ -483,21 +473,14 @@ mod inside {
     #[ignore = "runs inside a node"]
     fn a_kernel_that_reaches_nobody_is_bounded() {
         let node = Node::start();
-        let mut lonely = std::process::Command::new("unshare").args(["-n", "sleep", "1000"]).spawn().unwrap();
-        let netns = PathBuf::from(format!("/proc/{}/ns/net", lonely.id()));
-        let until = Instant::now() + Duration::from_secs(10);
-        while std::fs::read_link(&netns).unwrap() == std::fs::read_link("/proc/self/ns/net").unwrap() {
-            assert!(Instant::now() < until);
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let volume = Volume { netns: Some(netns), ..Volume::new("bounded") };
+        let lonely = Lonely::new();
+        let volume = Volume { netns: Some(lonely.path()), ..Volume::new("bounded") };
         let since = Instant::now();
         let words = [variable("LAB_MONITORS"), "within 5 s".into(), "ETIMEDOUT".into()];
         refused(node.map(&volume, 9), Kind::Unavailable, &words.each_ref().map(String::as_str));
         assert!(since.elapsed() < Duration::from_secs(9));
         assert_eq!(mappings_of(&volume), []);
-        lonely.kill().unwrap();
-        lonely.wait().unwrap();
+        drop(lonely);
         let missing = Volume { netns: Some("/run/netns/missing".into()), ..volume };
         refused(node.map(&missing, 30), Kind::Precondition, &["/run/netns/missing"]);
     }
@@ -516,9 +499,9 @@ mod inside {
             std::thread::sleep(Duration::from_millis(50));
         }
         let since = Instant::now();
-        let error = node.map(&volume, 8).unwrap_err();
+        let outcome = node.map(&volume, 8);
         assert!(since.elapsed() < Duration::from_secs(9), "{:?}", since.elapsed());
-        told(error, Kind::Timeout, &["asking the monitors"]);
+        refused(outcome, Kind::Timeout, &["asking the monitors"]);
         assert_eq!(mappings_of(&volume), []);
     }
 

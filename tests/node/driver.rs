@@ -9,6 +9,7 @@ use rbd_csi::ceph::{Connections, Credentials, Features, ImageSpec, Pool, WriteOp
 use rbd_csi::config::ConfigFiles;
 use rbd_csi::host::child;
 use rbd_csi::secret::Secret;
+use rbd_csi::volume::Result;
 use rbd_csi::volume::capability::{Access, AccessMode, Capability};
 use rbd_csi::volume::id::VolumeId;
 use rbd_csi::volume::mapping::MapWith;
@@ -19,7 +20,6 @@ use rbd_csi::volume::request::{
 };
 use rbd_csi::volume::resolve::Resolver;
 use rbd_csi::volume::stats::Health;
-use rbd_csi::volume::{Error, Kind, Result};
 use uuid::Uuid;
 
 use super::support::inside::{KEY, variable};
@@ -216,16 +216,4 @@ pub fn file_system(fs_type: &str) -> Capability {
 
 pub fn block(mode: AccessMode) -> Capability {
     Capability { access: Access::Block, mode }
-}
-
-/// The call failed so, and its text has the words and no secret.
-#[track_caller]
-pub fn refused<T: std::fmt::Debug>(outcome: Result<T>, kind: Kind, words: &[&str]) -> Error {
-    let error = outcome.expect_err("it must be refused");
-    assert_eq!(error.kind, kind, "{error}");
-    for word in words {
-        assert!(error.to_string().contains(word), "{word} is missing: {error}");
-    }
-    assert!(!error.to_string().contains(&variable(KEY)));
-    error
 }

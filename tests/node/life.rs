@@ -11,9 +11,9 @@ use rbd_csi::volume::mapping::MapWith;
 use rbd_csi::volume::request::Usage;
 use uuid::Uuid;
 
-use super::driver::{Driver, block, file_system, mount, refused};
+use super::driver::{Driver, block, file_system, mount};
 use super::support::inside::{run, variable};
-use super::support::volume::Volume;
+use super::support::volume::{Volume, refused};
 
 #[test]
 #[ignore = "runs inside a node"]

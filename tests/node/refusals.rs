@@ -8,9 +8,9 @@ use rbd_csi::volume::Kind;
 use rbd_csi::volume::capability::AccessMode;
 use uuid::Uuid;
 
-use super::driver::{Driver, block, file_system, mount, refused};
+use super::driver::{Driver, block, file_system, mount};
 use super::support::inside::run;
-use super::support::volume::Volume;
+use super::support::volume::{Volume, refused};
 
 #[test]
 #[ignore = "runs inside a node"]

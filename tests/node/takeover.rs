@@ -3,8 +3,9 @@
 use rbd_csi::volume::Kind;
 use rbd_csi::volume::capability::AccessMode;
 
-use super::driver::{Driver, block, file_system, refused};
+use super::driver::{Driver, block, file_system};
 use super::support::inside::run;
+use super::support::volume::refused;
 
 /// ceph-csi's stash, as its release 3.15 writes it.
 fn stash(image: &str, encrypted: bool) -> String {

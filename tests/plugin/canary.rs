@@ -8,44 +8,15 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use super::process::{Plugin, ask};
 use super::support::inside::{KEY, run, variable};
+use super::support::spy::{Spy, text_of};
 use super::volume::{Form, Volume, write};
 
 const METRICS: u16 = 9680;
 
-/// Looks at all processes again and again, as somebody who spies would.
-struct Spy {
-    stop: Arc<AtomicBool>,
-    seen: JoinHandle<BTreeSet<String>>,
-}
-
-impl Spy {
-    fn start(driver: u32) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = stop.clone();
-        let seen = std::thread::spawn(move || {
-            let mut seen = BTreeSet::new();
-            while !flag.load(Ordering::Relaxed) {
-                look_at_processes(driver, &mut seen);
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            seen
-        });
-        Self { stop, seen }
-    }
-
-    fn stop(self) -> BTreeSet<String> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.seen.join().unwrap()
-    }
-}
-
+/// What shows of all processes, to somebody who spies.
 fn look_at_processes(driver: u32, seen: &mut BTreeSet<String>) {
     for process in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -66,10 +37,6 @@ fn descends(mut pid: u32, from: u32) -> bool {
         }
     }
     true
-}
-
-fn text_of(path: &Path) -> String {
-    String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).replace('\0', " ")
 }
 
 /// Every file below, without entering what is mounted there.
@@ -121,7 +88,8 @@ fn live_and_look(flags: &[&str]) {
     let maker = Plugin::maker();
     let metrics = format!("--metricsport={METRICS}");
     let mut plugin = Plugin::start("node", &[&["--nodeserver=true", &metrics], flags].concat());
-    let spy = Spy::start(plugin.pid());
+    let driver = plugin.pid();
+    let spy = Spy::start(move |seen| look_at_processes(driver, seen));
     for form in [Form::Ext4, Form::Xfs, Form::Block] {
         let volume = maker.create("a", form, form.mib());
         plugin.stage(&volume).unwrap();

@@ -1,15 +1,13 @@
 //! What config.json says of the way to a cluster, seen in the mapping that the kernel has.
 
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tonic::Code;
 
 use super::process::{Plugin, file};
 use super::support::inside::{run, variable};
-use super::support::lab::Running;
+use super::support::lonely::Lonely;
 use super::volume::{Form, Volume};
 
 /// The cluster `a` as config.json has it from now on.
@@ -52,18 +50,6 @@ fn the_kernel_gets_the_addresses_of_the_monitor_map() {
     maker.delete(&volume);
 }
 
-/// A network namespace that reaches nobody, while this lives.
-fn lonely() -> (Running, String) {
-    let sleeper = Running(Command::new("unshare").args(["-n", "sleep", "1000"]).spawn().unwrap());
-    let netns = format!("/proc/{}/ns/net", sleeper.0.id());
-    let until = Instant::now() + Duration::from_secs(10);
-    while std::fs::read_link(&netns).unwrap() == std::fs::read_link("/proc/self/ns/net").unwrap() {
-        assert!(Instant::now() < until);
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    (sleeper, netns)
-}
-
 #[test]
 #[ignore = "runs inside a node"]
 fn the_kernel_connects_in_the_configured_network_namespace() {
@@ -76,10 +62,11 @@ fn the_kernel_connects_in_the_configured_network_namespace() {
     run(&format!("touch {own}; mount --bind /proc/self/ns/net {own}"));
     for flags in [&["--nodeserver=true"][..], &["--nodeserver=true", "--map-with=rbd"]] {
         let plugin = Plugin::start("node", flags);
-        let (sleeper, netns) = lonely();
+        let lonely = Lonely::new();
+        let netns = lonely.path();
         for (netns, code, says) in [
             // The driver's own connection is not in there: only the kernel reaches nobody.
-            (netns.as_str(), Code::Unavailable, "the kernel reached none of the monitors"),
+            (netns.to_str().unwrap(), Code::Unavailable, "the kernel reached none of the monitors"),
             ("/run/plugin/missing", Code::FailedPrecondition, "netNamespaceFilePath"),
             ("/etc/hostname", Code::FailedPrecondition, "netNamespaceFilePath"),
         ] {
@@ -90,7 +77,7 @@ fn the_kernel_connects_in_the_configured_network_namespace() {
             assert!(status.message().contains(netns), "{netns}: {status}");
             volume.is_gone_at(netns);
         }
-        drop(sleeper);
+        drop(lonely);
         assert!(Path::new(own).exists());
         configure(&monitors, &json!({"netNamespaceFilePath": own}));
         plugin.stage(&volume).unwrap();

@@ -73,9 +73,7 @@ impl Site {
     /// One that is not staged and holds what a pod has written.
     fn with_data(&self, form: Form) -> Volume {
         let volume = self.create(form);
-        self.plugin.stage(&volume).unwrap();
-        write(&volume.entry(), TEXT);
-        self.plugin.unstage(&volume).unwrap();
+        self.plugin.fill(&volume, TEXT);
         volume
     }
 

@@ -22,7 +22,7 @@ use tonic::{Request, Status};
 
 use super::support::inside::{KEY, variable};
 use super::support::ops;
-use super::volume::{Form, Volume};
+use super::volume::{Form, Volume, write};
 
 /// What begins a line by which a part inside asks for something.
 pub const WISH: &str = "WISH ";
@@ -197,6 +197,13 @@ impl Plugin {
         };
         let call = |mut node: NodeClient<_>, request| async move { node.node_unstage_volume(request).await };
         self.call(seconds, message, call).map(drop)
+    }
+
+    /// Stages a volume, writes into it as a pod does, and unstages it.
+    pub fn fill(&self, volume: &Volume, text: &str) {
+        self.stage(volume).unwrap();
+        write(&volume.entry(), text);
+        self.unstage(volume).unwrap();
     }
 
     pub fn publish(&self, volume: &Volume, target: &Path) -> Result<(), Status> {

@@ -38,9 +38,7 @@ impl Sweep {
     /// One that is not staged and holds what a pod has written.
     fn with_data(&self) -> Volume {
         let volume = self.blank();
-        self.plugin.stage(&volume).unwrap();
-        write(&volume.entry(), TEXT);
-        self.plugin.unstage(&volume).unwrap();
+        self.plugin.fill(&volume, TEXT);
         volume
     }
 

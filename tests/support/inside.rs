@@ -4,11 +4,7 @@
 //! What a reader gets wrong: the part inside knows the lab only by variables; the key
 //! among them is the canary that must not be seen anywhere else.
 
-use std::collections::BTreeSet;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use super::lab::{Cluster, Lab, succeed};
 
@@ -88,36 +84,4 @@ pub fn variable(name: &str) -> String {
 #[track_caller]
 pub fn run(line: &str) -> String {
     succeed(Command::new("sh").args(["-ec", line])).trim_end().to_owned()
-}
-
-/// Reads all processes' arguments again and again, as somebody who spies would.
-pub struct ArgvWatch {
-    stop: Arc<AtomicBool>,
-    seen: JoinHandle<BTreeSet<String>>,
-}
-
-impl ArgvWatch {
-    /// Starts to look.
-    pub fn start() -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = stop.clone();
-        let seen = std::thread::spawn(move || {
-            let mut seen = BTreeSet::new();
-            while !flag.load(Ordering::Relaxed) {
-                for process in std::fs::read_dir("/proc").unwrap().flatten() {
-                    let argv = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
-                    seen.insert(String::from_utf8_lossy(&argv).replace('\0', " "));
-                }
-                std::thread::sleep(std::time::Duration::from_millis(5));
-            }
-            seen
-        });
-        Self { stop, seen }
-    }
-
-    /// All that was seen.
-    pub fn stop(self) -> BTreeSet<String> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.seen.join().unwrap()
-    }
 }

@@ -1,10 +1,14 @@
-//! A volume on the node that the test runs in: where it is staged, and what shows of it.
+//! A volume on the node that the test runs in: where it is staged, what shows of it, and
+//! how a call for it is refused.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rbd_csi::host::krbd::{self, Mapping};
 use rbd_csi::host::mountinfo::{self, Mount};
+use rbd_csi::volume::{Error, Kind, Result};
+
+use super::inside::{KEY, variable};
 
 /// A volume and where it is staged.
 #[derive(Debug, Clone)]
@@ -84,4 +88,16 @@ impl Volume {
         let left = self.entries();
         assert!(left.is_empty(), "{at}: {left:?}");
     }
+}
+
+/// The call failed so, and its text has the words and no secret.
+#[track_caller]
+pub fn refused<T: std::fmt::Debug>(outcome: Result<T>, kind: Kind, words: &[&str]) -> Error {
+    let error = outcome.expect_err("it must be refused");
+    assert_eq!(error.kind, kind, "{error}");
+    for word in words {
+        assert!(error.to_string().contains(word), "{word} is missing: {error}");
+    }
+    assert!(!error.to_string().contains(&variable(KEY)));
+    error
 }
