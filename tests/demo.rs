@@ -7,13 +7,12 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rbd_csi::csi::proto;
 use support::driver::{self, Driver, Site};
 use support::lab::{Cluster, Lab, LabSpec, Node};
-use support::pool;
+use support::{pool, requests};
 use tokio::runtime::Runtime;
 
 const GIB: i64 = 1 << 30;
@@ -88,14 +87,7 @@ impl Demo {
 
     fn stage(&mut self, driver: &Driver, volume: &proto::Volume) -> Result<(), tonic::Status> {
         self.call("NodeStageVolume", async |site| {
-            let request = proto::NodeStageVolumeRequest {
-                volume_id: volume.volume_id.clone(),
-                staging_target_path: STAGING.to_owned(),
-                volume_capability: Some(driver::mount()),
-                secrets: site.secrets.clone(),
-                volume_context: volume.volume_context.clone(),
-                publish_context: BTreeMap::new(),
-            };
+            let request = requests::stage(site, volume, STAGING);
             driver.node().await.node_stage_volume(request).await.map(drop)
         })
     }
@@ -103,14 +95,7 @@ impl Demo {
     fn publish(&mut self, driver: &Driver, volume: &proto::Volume, target: &str) {
         self.node().exec(&["mkdir", "-p", target.strip_suffix("/mount").unwrap()]);
         self.call("NodePublishVolume", async |_| {
-            let request = proto::NodePublishVolumeRequest {
-                volume_id: volume.volume_id.clone(),
-                staging_target_path: STAGING.to_owned(),
-                target_path: target.to_owned(),
-                volume_capability: Some(driver::mount()),
-                volume_context: volume.volume_context.clone(),
-                ..Default::default()
-            };
+            let request = requests::publish(volume, STAGING, target);
             driver.node().await.node_publish_volume(request).await
         })
         .unwrap();
@@ -118,10 +103,7 @@ impl Demo {
 
     fn unpublish(&mut self, driver: &Driver, volume: &proto::Volume, target: &str) {
         self.call("NodeUnpublishVolume", async |_| {
-            let request = proto::NodeUnpublishVolumeRequest {
-                volume_id: volume.volume_id.clone(),
-                target_path: target.to_owned(),
-            };
+            let request = requests::unpublish(volume, target);
             driver.node().await.node_unpublish_volume(request).await
         })
         .unwrap();
@@ -129,10 +111,7 @@ impl Demo {
 
     fn unstage(&mut self, driver: &Driver, volume: &proto::Volume) {
         self.call("NodeUnstageVolume", async |_| {
-            let request = proto::NodeUnstageVolumeRequest {
-                volume_id: volume.volume_id.clone(),
-                staging_target_path: STAGING.to_owned(),
-            };
+            let request = requests::unstage(volume, STAGING);
             driver.node().await.node_unstage_volume(request).await
         })
         .unwrap();

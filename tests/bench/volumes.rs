@@ -8,7 +8,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +19,7 @@ use rbd_csi::csi::proto::controller_client::ControllerClient;
 use rbd_csi::secret::Secret;
 use support::driver::{self, Driver, Site};
 use support::lab::{Cluster, Lab, LabSpec, Node};
-use support::{memory, ops};
+use support::{memory, ops, requests};
 use tokio::runtime::Runtime;
 
 const GIB: i64 = 1 << 30;
@@ -270,14 +269,7 @@ fn staging(bench: &mut Bench) {
 fn stage(bench: &Bench, node: &Driver, volume: &proto::Volume) -> Duration {
     bench.runtime.block_on(async {
         let mut client = node.node().await;
-        let request = proto::NodeStageVolumeRequest {
-            volume_id: volume.volume_id.clone(),
-            staging_target_path: STAGING.to_owned(),
-            volume_capability: Some(driver::mount()),
-            secrets: bench.site.secrets.clone(),
-            volume_context: volume.volume_context.clone(),
-            publish_context: BTreeMap::new(),
-        };
+        let request = requests::stage(&bench.site, volume, STAGING);
         let started = Instant::now();
         client.node_stage_volume(request).await.unwrap();
         started.elapsed()
@@ -285,13 +277,7 @@ fn stage(bench: &Bench, node: &Driver, volume: &proto::Volume) -> Duration {
 }
 
 fn publish(bench: &Bench, node: &Driver, volume: &proto::Volume) {
-    let request = proto::NodePublishVolumeRequest {
-        volume_id: volume.volume_id.clone(),
-        staging_target_path: STAGING.to_owned(),
-        target_path: TARGET.to_owned(),
-        volume_capability: Some(driver::mount()),
-        ..Default::default()
-    };
+    let request = requests::publish(volume, STAGING, TARGET);
     bench.runtime.block_on(async { node.node().await.node_publish_volume(request).await.unwrap() });
 }
 
@@ -305,18 +291,12 @@ fn measure(bench: &Bench, node: &Driver, volume: &proto::Volume) {
 }
 
 fn unpublish(bench: &Bench, node: &Driver, volume: &proto::Volume) {
-    let request = proto::NodeUnpublishVolumeRequest {
-        volume_id: volume.volume_id.clone(),
-        target_path: TARGET.to_owned(),
-    };
+    let request = requests::unpublish(volume, TARGET);
     bench.runtime.block_on(async { node.node().await.node_unpublish_volume(request).await.unwrap() });
 }
 
 fn unstage(bench: &Bench, node: &Driver, volume: &proto::Volume) {
-    let request = proto::NodeUnstageVolumeRequest {
-        volume_id: volume.volume_id.clone(),
-        staging_target_path: STAGING.to_owned(),
-    };
+    let request = requests::unstage(volume, STAGING);
     bench.runtime.block_on(async { node.node().await.node_unstage_volume(request).await.unwrap() });
 }
 

@@ -16,5 +16,6 @@ pub mod memory;
 pub mod ops;
 pub mod page;
 pub mod pool;
+pub mod requests;
 pub mod spy;
 pub mod volume;
