@@ -44,9 +44,10 @@ read_options() {
     check_settings
 }
 
-# One kubectl for each kind of pod: only with a label can it follow several.
+# One kubectl for each kind of pod: only with a label can it follow several. It would stop at the
+# first container without a log, as most are that have none before theirs (--previous).
 logs_of() {
-    "${KUBECTL_WORDS[@]}" --namespace "$NAMESPACE" logs --prefix --max-log-requests=200 "--tail=$TAIL" \
+    "${KUBECTL_WORDS[@]}" --namespace "$NAMESPACE" logs --prefix --ignore-errors --max-log-requests=200 "--tail=$TAIL" \
         "${CONTAINERS[@]}" ${FLAGS[@]+"${FLAGS[@]}"} "$@"
 }
 
@@ -56,7 +57,7 @@ end_jobs() {
 }
 
 main() {
-    local pod
+    local pod job failed=""
     read_options "$@"
     if [[ -n $NODE ]]; then
         pod=$(kn get pods -l "app=$DAEMONSET" --field-selector="spec.nodeName=$NODE" -o jsonpath='{.items[*].metadata.name}')
@@ -67,7 +68,8 @@ main() {
     at_end end_jobs
     logs_of -l "app=$DEPLOYMENT" &
     logs_of -l "app=$DAEMONSET" &
-    wait
+    for job in $(jobs -p); do wait "$job" || failed=yes; done
+    [[ -z $failed ]]
 }
 
 main "$@"
