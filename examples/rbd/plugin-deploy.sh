@@ -198,6 +198,7 @@ what_next() {
 main() {
     local foreign
     read_options "$@"
+    make_folder
     look_first
     [[ -z $CHECK_ONLY ]] || exit 0
     heading "Applying"

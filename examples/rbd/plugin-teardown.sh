@@ -212,6 +212,7 @@ about_ceph() {
 main() {
     local pools
     read_options "$@"
+    make_folder
     heading "Who uses the driver $DRIVER_NAME"
     refuse_what_is_not_ours
     refuse_while_used

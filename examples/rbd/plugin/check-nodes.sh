@@ -6,7 +6,7 @@
 # answers, for Ceph is made to lose one.
 
 check_nodes() {
-    local nodes node ready addresses
+    local nodes node ready addresses running
     nodes=$(plugin_nodes) || { fault "cannot list the nodes" && return; }
     while read -r node ready; do
         [[ -z $node || $ready = True ]] || note "node $node is not ready: not looked at"
@@ -17,13 +17,13 @@ check_nodes() {
         return
     fi
     say "… looking at $(wc -l <<<"$nodes" | tr -d ' ') node(s), from a short-lived pod on each"
-    if ! lookers_start plain <<<"$nodes"; then
-        lookers_fault
-        lookers_end
-        return
-    fi
+    lookers_start plain <<<"$nodes" || lookers_fault
     addresses=$(all_addresses)
-    for node in $nodes; do check_node "$node" "$addresses"; done
+    running=$(lookers)
+    # Not quoted: a word for each host and port.
+    # shellcheck disable=SC2086
+    on_nodes look "$KUBELET_DIR" $addresses <<<"$running"
+    while read -r node _; do [[ -z $node ]] || check_node "$node"; done <<<"$running"
     lookers_end
 }
 
@@ -34,7 +34,7 @@ lookers_fault() {
         return
     fi
     fault "the driver's image does not run on every node within $TIMEOUT seconds:"
-    quote "$(pods_not_ready "app=$LOOKER")"
+    quote "$(pods_not_ready "$LOOKERS")"
     further "the image is $(image); --image names another, from a registry that your nodes reach;" \
         "'make image' makes it, and --timeout gives a slow first pull its time"
 }
@@ -50,10 +50,10 @@ all_addresses() {
 
 check_node() {
     local node=$1 said before=$FAULTS words
-    # Not quoted: a word for each host and port.
-    # shellcheck disable=SC2086
-    if ! said=$(look_at "$node" look "$KUBELET_DIR" $2 2>&1); then
-        fault "node $node: cannot look: $said"
+    said=$(<"$FOLDER/node-$node")
+    if [[ $said = *"$UNLOOKED" ]]; then
+        fault "node $node: $UNLOOKED:"
+        quote "${said%"$UNLOOKED"}"
         return
     fi
     while read -r words; do fault "node $node: ${words#bad }"; done < <(grep '^bad ' <<<"$said")

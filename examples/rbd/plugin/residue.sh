@@ -19,32 +19,32 @@ use_running_image() {
 
 # Fills LOOKED_AT and UNSEEN: node plugins that run, and pods of our own on the other nodes.
 reach_nodes() {
-    local nodes plugins others
+    local nodes plugins others running
     nodes=$(plugin_nodes)
     plugins=$(kn get pods -l "app=$DAEMONSET" --field-selector=status.phase=Running \
         -o go-template='{{range .items}}{{if not .metadata.deletionTimestamp}}{{.spec.nodeName}} {{.metadata.name}}{{"\n"}}{{end}}{{end}}')
     UNSEEN=$(awk '$2 != "True" { print $1 " (not ready)" }' <<<"$nodes")
+    plugins=$(awk 'NR == FNR { if ($2 != "True") silent[$1]; next } !($1 in silent)' <(echo "$nodes") <(echo "$plugins"))
     LOOKED_AT=$(awk -v c="$CONTAINER" 'NF { print $1, $2, c }' <<<"$plugins")
     others=$(awk '$2 == "True" { print $1 }' <<<"$nodes" | grep -vxF "$(awk '{ print $1 }' <<<"$plugins")" || true)
     [[ -n $others ]] || return 0
-    if lookers_start privileged <<<"$others"; then
-        LOOKED_AT+=$'\n'$(awk -v p="$LOOKER" '{ print $1, p "-" $1, "look" }' <<<"$others")
-    else
+    if ! lookers_start privileged <<<"$others"; then
         say "no pod with the image $(image) runs there:"
-        show "${LOOKERS_SAID:-$(pods_not_ready "app=$LOOKER")}"
-        UNSEEN+=${UNSEEN:+$'\n'}$others
+        show "${LOOKERS_SAID:-$(pods_not_ready "$LOOKERS")}"
     fi
+    running=$(lookers)
+    LOOKED_AT+=$'\n'$running
+    others=$(grep -vxF "$(awk '{ print $1 }' <<<"$running")" <<<"$others" || true)
+    [[ -z $others ]] || UNSEEN+=${UNSEEN:+$'\n'}$others
 }
 
 # Runs a command of on-node.sh on each of these nodes; each line that comes back has the
 # node in front.
-on_nodes() {
-    local command=$1 node pod container said
-    while read -r node pod container; do
-        [[ -n $node ]] || continue
-        said=$(in_pod "$pod" "$container" bash -s -- "$command" "$KUBELET_DIR" "$DRIVER_NAME" \
-            <"$EXAMPLES/plugin/on-node.sh" 2>&1) || said+="(node $node cannot be looked at)"
-        [[ -z $said ]] || printf '%s\n' "$node: ${said//$'\n'/$'\n'$node: }"
+ask_nodes() {
+    local node
+    on_nodes "$1" "$KUBELET_DIR" "$DRIVER_NAME" <<<"$LOOKED_AT"
+    while read -r node _; do
+        [[ -z $node ]] || sed "s/^/$node: /" "$FOLDER/node-$node"
     done <<<"$LOOKED_AT"
 }
 
@@ -59,7 +59,7 @@ clear_residue() {
             "--keep-node-residue goes on without having looked."
         say "nobody can look at: ${UNSEEN//$'\n'/, } (--keep-node-residue)"
     fi
-    found=$(on_nodes residue)
+    found=$(ask_nodes residue)
     if [[ -z $found ]]; then
         [[ -z $LOOKED_AT ]] || say "nothing of the driver's volumes is left where one can look"
         return
@@ -67,12 +67,12 @@ clear_residue() {
     show "$found"
     if [[ -n $PURGE ]]; then
         heading "Taking it away"
-        show "$(on_nodes purge)"
-        found=$(on_nodes residue)
+        show "$(ask_nodes purge)"
+        found=$(ask_nodes residue)
         [[ -n $found ]] || return 0
         show "$found"
         [[ -n $KEEP_RESIDUE ]] || die "this does not go; nothing else was removed" \
-            "who uses it? see the lines above, and 'exec-bash.sh NODE -- grep rbd /proc/*/mountinfo'." \
+            "who uses it? see the lines above, and exec-bash.sh NODE -- sh -c 'grep rbd /proc/[0-9]*/mountinfo'" \
             "--keep-node-residue leaves it; a reboot of the node takes it away, too."
     elif [[ -z $KEEP_RESIDUE ]]; then
         die "volumes without a pod are left on nodes; nothing was removed" \
@@ -85,10 +85,11 @@ clear_residue() {
 sweep_nodes() {
     local left
     reach_nodes
-    left=$(on_nodes sweep)
+    left=$(ask_nodes sweep)
     [[ -z $left ]] || show "$left"
     lookers_end
-    [[ $left != *": left "* || -n $KEEP_RESIDUE ]] || die "the driver is removed, and the lines with 'left' show what stayed on nodes" \
+    [[ $left != *": left "* && $left != *": $UNLOOKED"* || -n $KEEP_RESIDUE ]] ||
+        die "the driver is removed, and the lines with 'left' show what stayed on nodes" \
         "Run this script again with --purge-node-residue, or see to it by hand."
     [[ -z $UNSEEN || -n $KEEP_RESIDUE ]] || die "the driver is removed, and nobody has looked at: ${UNSEEN//$'\n'/, }" \
         "Run this script again when these nodes are ready; --image names an image that they have or reach."

@@ -113,11 +113,25 @@ usage_error() {
 k() { "${KUBECTL_WORDS[@]}" --request-timeout=30s "$@"; }
 # The same in the driver's namespace.
 kn() { k --namespace "$NAMESPACE" "$@"; }
-# For what runs in pods. Never waits for the terminal.
+# Runs on-node.sh with arguments in a pod, at most $3 seconds: the stream may never end, as when
+# its node dies. Polled, since bash 3.2 has no better; whoever calls takes the output by a file,
+# which a kubectl that is left behind does not keep open for anybody.
 in_pod() {
-    local pod=$1 container=$2
-    shift 2
-    "${KUBECTL_WORDS[@]}" --namespace "$NAMESPACE" exec -i "$pod" -c "$container" -- "$@"
+    local pod=$1 container=$2 limit=$3 end job
+    shift 3
+    end=$((SECONDS + limit))
+    "${KUBECTL_WORDS[@]}" --namespace "$NAMESPACE" exec -i "$pod" -c "$container" -- bash -s -- "$@" \
+        <"$EXAMPLES/plugin/on-node.sh" &
+    job=$!
+    while kill -0 "$job" 2>/dev/null; do
+        if ((SECONDS >= end)); then
+            kill "$job" 2>/dev/null || true
+            echo "kubectl exec $pod has not ended within $limit seconds"
+            return 1
+        fi
+        sleep 0.2
+    done
+    wait "$job"
 }
 
 # The one place where settings get into manifests: reads one, writes it as it is applied.
@@ -159,7 +173,14 @@ wait_until() {
 
 # Calls a function when the script ends, however it ends.
 ENDS=()
-at_end() { ENDS+=("$1"); }
+at_end() { [[ " ${ENDS[*]-} " = *" $1 "* ]] || ENDS+=("$1"); }
+
+# Sets FOLDER, where this run keeps what it needs until it ends.
+make_folder() {
+    FOLDER=$(mktemp -d)
+    at_end remove_folder
+}
+remove_folder() { rm -r "$FOLDER"; }
 
 # Whoever ends without a word of its own was stopped by a command that failed.
 TOLD=""
