@@ -125,10 +125,12 @@ lookers_start() {
 # What takes longer than a moment is said.
 LOOKERS_SINCE=0
 lookers_run() {
-    local phases
+    local phases why
     phases=$(kn get pods -l "$LOOKERS" -o go-template='{{range .items}}{{.status.phase}}{{"\n"}}{{end}}') || return 1
     [[ -n $phases ]] && ! grep -v Running <<<"$phases" >/dev/null && return
-    ((SECONDS - LOOKERS_SINCE < 10)) || show_once "waiting for these:"$'\n'"$(pods_not_ready "$LOOKERS")"
+    ((SECONDS - LOOKERS_SINCE >= 10)) || return 1
+    why=$(pods_not_ready "$LOOKERS") || why=""
+    [[ -z $why ]] || show_once "waiting for the pods that look at the nodes:"$'\n'"$why"
     return 1
 }
 
