@@ -23,8 +23,8 @@ fn examples() -> PathBuf {
 fn bash(line: &str, argument: &str) -> String {
     let plugin = examples().join("plugin");
     let program = format!(
-        "cd {}; . ./shared.sh; . ./config.sh; . ./nodes.sh; . ./objects.sh; . ./owners.sh; . ./checks.sh; \
-         check_settings; {line}",
+        "cd {}; . ./shared.sh; . ./config.sh; . ./nodes.sh; . ./pods.sh; . ./objects.sh; . ./owners.sh; \
+         . ./checks.sh; check_settings; {line}",
         plugin.display()
     );
     let output = Command::new("bash").args(["-c", &program, "bash", argument]).output().unwrap();
@@ -112,15 +112,82 @@ fn monitors_are_read_as_ceph_writes_them() {
 
 #[test]
 fn settings_get_into_every_place() {
-    let manifest = "metadata:\n  namespace: default\nsubjects:\n  - namespace: default\nimage: \
+    let manifest = "metadata:\n  name: rbd.csi.ceph.com\n  namespace: default\nsubjects:\n  - namespace: default\nimage: \
         quay.io/rbd-csi/rbd-csi:v0.1.0\nargs: [\"--drivername=rbd.csi.ceph.com\"]\npath: /var/lib/kubelet/plugins\n";
-    let line = r#"NAMESPACE=storage DRIVER_NAME=my.driver KUBELET_DIR=/data/kubelet IMAGE=registry:5000/x@sha256:1;
+    let line = r#"NAMESPACE=123 DRIVER_NAME=1.5 KUBELET_DIR=/data/kubelet IMAGE=registry:5000/x@sha256:1;
         printf %s "$1" | substitute"#;
     assert_eq!(
         bash(line, manifest),
-        "metadata:\n  namespace: storage\nsubjects:\n  - namespace: storage\nimage: \
-         registry:5000/x@sha256:1\nargs: [\"--drivername=my.driver\"]\npath: /data/kubelet/plugins\n"
+        "metadata:\n  name: \"1.5\"\n  namespace: \"123\"\nsubjects:\n  - namespace: \"123\"\nimage: \
+         registry:5000/x@sha256:1\nargs: [\"--drivername=1.5\"]\npath: /data/kubelet/plugins\n"
     );
+    let pod = bash("NAMESPACE=123; looker_pod 42 plain ''", "");
+    assert!(pod.contains("\n  namespace: \"123\"\n") && pod.contains("\n  nodeName: \"42\"\n"), "{pod}");
+}
+
+/// kubectl refuses an object whose namespace is another than it is told.
+#[test]
+fn the_config_map_is_read_as_it_will_be_applied() {
+    let sample = examples().join("csi-config-map-sample.yaml");
+    let read = bash(r#"NAMESPACE=storage; kn() { cat; }; config_file "$1""#, sample.to_str().unwrap());
+    assert!(read.contains("\n  namespace: \"storage\"\n") && read.contains("clusterID"), "{read}");
+}
+
+#[test]
+fn a_right_is_missing_only_where_the_cluster_says_no() {
+    let line = r#"kn() { case "$*" in *" create "*) echo "Warning: not namespaced" >&2; echo yes ;;
+        *" patch "*) echo "no - RBAC: none"; return 1 ;; *" delete "*) echo no; return 1 ;;
+        *) echo "Unable to connect: no route to host" >&2; return 1 ;; esac; }
+        missing_rights "create pods" && missing_rights "patch pods" "create pods" "delete pods" || exit 1
+        ! missing_rights "create pods" "list pods" || exit 1"#;
+    assert_eq!(bash(line, ""), "\npatch pods, delete pods\nUnable to connect: no route to host\n");
+}
+
+#[test]
+fn another_kubelet_folder_than_the_drivers_is_noticed() {
+    for (deployed, said) in [("/data/kubelet/plugins_registry/", "/data/kubelet\n"), ("", "\n")] {
+        assert_eq!(bash(r#"deployed=$1; kn() { echo "$deployed"; }; other_kubelet_dir"#, deployed), said);
+    }
+    let line = r#"kn() { echo /var/lib/kubelet/plugins_registry; }; other_kubelet_dir"#;
+    assert_eq!(bash(line, ""), "");
+}
+
+/// One node's exec does not end, one fails: the others' answers are there.
+#[test]
+fn nodes_are_asked_side_by_side_and_none_for_ever() {
+    let line = r#"FOLDER=$(mktemp -d); TIMEOUT=5; KUBECTL_WORDS=(bash -c 'shift 4; case $1 in
+            hangs) exec sleep 60 ;; fails) echo broken >&2; exit 1 ;; *) sleep 1; echo "$1" "${@:5}" ;; esac' kubectl)
+        for n in {1..10}; do echo "n$n pod$n c"; done | { cat; echo "n11 hangs c"; echo "n12 fails c"; } >"$FOLDER/in"
+        on_nodes purge /k d <"$FOLDER/in"
+        for n in 1 10 11 12; do cat "$FOLDER/node-n$n"; done; rm -r "$FOLDER""#;
+    let begun = std::time::Instant::now();
+    assert_eq!(
+        bash(line, ""),
+        "pod1 bash -s -- purge /k d\npod10 bash -s -- purge /k d\n\
+         kubectl exec hangs has not ended within 5 seconds\ncannot be looked at\nbroken\ncannot be looked at\n"
+    );
+    assert!(begun.elapsed().as_secs() < 14, "side by side: {:?}", begun.elapsed());
+}
+
+/// Kubernetes says of a silent node's pods what it last heard: that they run.
+#[test]
+fn a_silent_node_is_named_and_not_waited_for() {
+    let silent = "silent_nodes() { echo node2; };";
+    let pods = r#"kn() { printf '%s\n' 'a|node2||Running||' 'b|node2|gone|Running||' 'c|node1|gone|Running||' 'd|node1||Running||'; };
+        pods_not_ready app=x"#;
+    assert_eq!(
+        bash(&format!("{silent} {pods}"), ""),
+        "a on node2: the node is not ready\nb on node2: the node is not ready\n"
+    );
+    for (ready, wanted, done) in
+        [("node1", 2, true), ("node2", 2, false), ("node1", 3, false), ("node1\nnode3", 3, true)]
+    {
+        let line = format!(
+            r#"{silent} kn() {{ [[ $2 != pods ]] || echo "$names"; [[ $2 = pods ]] || echo hash; }}; names=$1
+                if said=$(all_but_silent {wanted}); then echo "but $said"; fi"#
+        );
+        assert_eq!(bash(&line, ready), if done { "but node2\n" } else { "" }, "{ready:?} of {wanted}");
+    }
 }
 
 /// What `programs` lists of a ceph-csi as its chart writes it, of one that gives its name in

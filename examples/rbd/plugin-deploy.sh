@@ -94,13 +94,18 @@ stop_if_faulty() {
     ((FAULTS == 0)) || die "$FAULTS check(s) failed; nothing was changed" "Run this script again when what is said above is done."
 }
 
-# A map that is not there yet gets a label, by which plugin-teardown.sh knows it as ours.
+# Maps that are made here get a label, by which plugin-teardown.sh knows them as ours. With it
+# from the first moment: a run that ends in between would leave them as if somebody else's.
 apply_config() {
-    local existed
+    local named unlabelled
     [[ -n $CONFIG ]] || return 0
-    existed=$(kn get configmap "$CONFIG_MAP" --ignore-not-found -o name)
-    substitute <"$CONFIG" | kn apply -f - | sed 's/^/   /'
-    [[ -n $existed ]] || kn label configmap "$CONFIG_MAP" "$MADE_BY=plugin-deploy" >/dev/null
+    named=$(config_file "$CONFIG" -o name)
+    unlabelled=$(kn get configmaps -l "!$MADE_BY" -o name)
+    if grep -xF "$named" <<<"$unlabelled" >/dev/null; then
+        substitute <"$CONFIG" | kn apply -f - | sed 's/^/   /'
+    else
+        substitute <"$CONFIG" | k label --local -f - "$MADE_BY=plugin-deploy" -o yaml | kn apply -f - | sed 's/^/   /'
+    fi
 }
 
 # Pods that stand where ours will and are another program's.
@@ -108,30 +113,36 @@ foreign_pods() { kn get pods -l "app in ($DAEMONSET,$DEPLOYMENT),!$PART" -o name
 
 # Object by object, since only what exists can be replaced. "keep-roles" leaves the roles that
 # are there as they are: a ceph-csi that still runs on some nodes needs more rights than ours,
-# which have less and are given when it is gone ("only-roles").
+# which have less and are given when it is gone ("only-roles"). The check before is the same with
+# --dry-run=server, and goes on behind what the cluster refuses.
 apply_manifests() {
-    local roles=$1 folder object
-    folder=$(mktemp -d)
-    manifests | awk -v folder="$folder" '
+    local roles=$1 dry_run=${2-} object failed=""
+    rm -rf "$FOLDER/objects" && mkdir "$FOLDER/objects"
+    manifests | awk -v folder="$FOLDER/objects" '
         /^---/ { n++; next }
-        { file = sprintf("%s/%03d.yaml", folder, n); print >file; if (!/^ *(#|$)/) full[file] = 1 }
-        END { for (file in full) print file }' | sort | while read -r object; do apply_object "$object" "$roles"; done
-    rm -r "$folder"
+        { file = sprintf("%s/%03d.yaml", folder, n); print >file }'
+    for object in "$FOLDER"/objects/*; do
+        apply_object "$object" "$roles" "$dry_run" || failed=yes
+        [[ -z $failed || -n $dry_run ]] || break
+    done
+    [[ -z $failed ]]
 }
 
 apply_object() {
-    local existing="" kind
-    kind=$(sed -nE 's/^kind: (.*)$/\1/p' "$1")
-    [[ $2 != only-roles || $kind = *Role ]] || return 0
+    local object=$1 roles=$2 dry_run=$3 existing="" kind
+    kind=$(sed -nE 's/^kind: (.*)$/\1/p' "$object")
+    # Nothing but comments.
+    [[ -n $kind ]] || return 0
+    [[ $roles != only-roles || $kind = *Role ]] || return 0
     case "$kind" in
-    Deployment | DaemonSet | Role | ClusterRole) existing=$(k get -f "$1" --ignore-not-found -o name) ;;
+    Deployment | DaemonSet | Role | ClusterRole) existing=$(k get -f "$object" --ignore-not-found -o name) || return 1 ;;
     esac
-    if [[ $kind = *Role && -n $existing && $2 = keep-roles ]]; then
+    if [[ $kind = *Role && -n $existing && $roles = keep-roles ]]; then
         say "$existing: later, when the driver before has ended"
     elif [[ $kind = D* && -n $existing ]]; then
-        k replace --save-config -f "$1" | sed 's/^/   /'
+        k replace --save-config ${dry_run:+"$dry_run"} -f "$object" | sed 's/^/   /'
     else
-        k apply -f "$1" | sed 's/^/   /'
+        k apply ${dry_run:+"$dry_run"} -f "$object" | sed 's/^/   /'
     fi
 }
 
@@ -145,7 +156,7 @@ await_roll_out() {
         return
     fi
     wait_until "$TIMEOUT" rolled_out "node plugin" || roll_out_failed "$DAEMONSET"
-    wait_until 60 kubelets_know || die "the kubelet does not know the driver on: $(kubelets_without)" \
+    wait_until "$TIMEOUT" kubelets_know || die "the kubelet does not know the driver on: $(kubelets_without)" \
         "is $KUBELET_DIR the kubelets' folder there (--kubelet-dir)? what does examples/rbd/logs.sh say?"
     say "kubelets: all know $DRIVER_NAME"
 }
@@ -155,13 +166,15 @@ kubelets_know() {
     without=$(kubelets_without) && [[ -z $without ]]
 }
 
-# The nodes that run the node plugin and whose kubelet has not registered it.
+# The nodes that run the node plugin and whose kubelet has not registered it; a silent node's
+# cannot.
 kubelets_without() {
-    local known nodes node
+    local known silent nodes node
     known=$(knowing_nodes) || return 1
+    silent=$(silent_nodes) || return 1
     nodes=$(kn get pods -l "app=$DAEMONSET" -o go-template='{{range .items}}{{.spec.nodeName}}{{"\n"}}{{end}}') || return 1
     for node in $nodes; do
-        grep -qxF "$node" <<<"$known" || printf '%s ' "$node"
+        grep -qxF "$node" <<<"$known"$'\n'"$silent" || printf '%s ' "$node"
     done
 }
 
@@ -191,7 +204,8 @@ what_next() {
     say "  $KUBECTL apply -f $EXAMPLES/storageclass.yaml  # clusterID and pool"
     say "  $KUBECTL apply -f $EXAMPLES/pvc.yaml -f $EXAMPLES/pod.yaml"
     say "  $KUBECTL get pvc,pod                           # Bound and Running within seconds"
-    [[ $DRIVER_NAME = rbd.csi.ceph.com ]] || say "(the class's provisioner is $DRIVER_NAME here)"
+    [[ $DRIVER_NAME = rbd.csi.ceph.com ]] ||
+        say "(here $DRIVER_NAME is the provisioner in storageclass.yaml and the driver in static-pv.yaml)"
     say "When something stays Pending: $KUBECTL describe it, and docs/troubleshooting.md"
 }
 

@@ -40,31 +40,32 @@ check_kubectl() {
 
 # Words for people first; the dry run of the manifests is the proof.
 check_rights() {
-    local missing="" what
-    for what in "create daemonsets.apps" "create deployments.apps" "create configmaps" "create serviceaccounts" \
-        "create pods" "create pods --subresource=exec" "create clusterroles.rbac.authorization.k8s.io" \
+    local missing
+    if ! missing=$(missing_rights "create daemonsets.apps" "update daemonsets.apps" "create deployments.apps" \
+        "update deployments.apps" "create configmaps" "patch configmaps" "create serviceaccounts" "create pods" \
+        "create pods --subresource=exec" "delete pods" "create clusterroles.rbac.authorization.k8s.io" \
         "create clusterrolebindings.rbac.authorization.k8s.io" "create csidrivers.storage.k8s.io" \
-        "list nodes" "list persistentvolumes" "list daemonsets.apps --all-namespaces"; do
-        # Not quoted: a verb, a resource and perhaps a flag.
-        # shellcheck disable=SC2086
-        kn auth can-i $what >/dev/null 2>&1 || missing+="$what, "
-    done
-    if [[ -n $missing ]]; then
-        fault "you may not: ${missing%, }" "deploying a storage driver takes an administrator of the cluster"
+        "list nodes" "list persistentvolumes" "list storageclasses.storage.k8s.io" "list csinodes.storage.k8s.io" \
+        "list daemonsets.apps --all-namespaces"); then
+        fault "the cluster does not answer what you may do:"
+        quote "$missing"
         return 1
-    else
-        ok "you may do what deploying needs"
+    elif [[ -n $missing ]]; then
+        fault "you may not: $missing" "deploying a storage driver takes an administrator of the cluster"
+        return 1
     fi
+    ok "you may do what deploying needs"
 }
 
 check_manifests() {
     local said
-    if ! kn get namespace "$NAMESPACE" >/dev/null 2>&1; then
+    said=$(k get namespace "$NAMESPACE" --ignore-not-found -o name)
+    if [[ -z $said ]]; then
         fault "there is no namespace $NAMESPACE" "$KUBECTL create namespace $NAMESPACE"
         return
     fi
     check_pod_security
-    if said=$(manifests | k apply --dry-run=server -f - 2>&1 >/dev/null); then
+    if said=$(apply_manifests "" --dry-run=server 2>&1 >/dev/null); then
         ok "the cluster takes the manifests (a dry run)"
         # What kubectl says of objects that were not made by apply; they will be replaced.
         said=$(grep -v last-applied-configuration <<<"$said" || true)
@@ -94,8 +95,13 @@ check_config() {
     local file=$1 from json why
     from="config map $NAMESPACE/$CONFIG_MAP"
     [[ -z $file ]] || from=$file
-    if ! json=$(config_json "$file" 2>/dev/null); then
-        fault "there is no $from" \
+    if ! json=$(config_json "$file" 2>"$FOLDER/said"); then
+        fault "cannot read $from:"
+        quote "$(<"$FOLDER/said")"
+        return
+    fi
+    if [[ -z $json ]]; then
+        fault "there is no $from with a config.json in it" \
             "copy $EXAMPLES/csi-config-map-sample.yaml, put your Ceph cluster in, and give it to this script: --config FILE"
         return
     fi
@@ -119,7 +125,7 @@ check_config() {
 # The file may have ceph.conf's map, too.
 check_config_name() {
     local names
-    names=$(kn create --dry-run=client --validate=false -f "$1" -o jsonpath='{.metadata.name}{"\n"}')
+    names=$(config_file "$1" -o jsonpath='{.metadata.name}{"\n"}')
     grep -qxF "$CONFIG_MAP" <<<"$names" ||
         fault "the config map in $1 is called '${names//$'\n'/, }'; the driver reads $CONFIG_MAP"
 }
@@ -128,7 +134,12 @@ check_config_name() {
 # and a ceph-csi that reads the same map, too.
 check_lost_clusters() {
     local old before id used
-    old=$(config_json "" 2>/dev/null) || return 0
+    if ! old=$(config_json "" 2>"$FOLDER/said"); then
+        fault "cannot read the cluster's config map $NAMESPACE/$CONFIG_MAP:"
+        quote "$(<"$FOLDER/said")"
+        return
+    fi
+    [[ -n $old ]] || return 0
     before=$(config_clusters "$old" 2>/dev/null) || return 0
     while read -r id _; do
         [[ -n $id ]] || continue
@@ -170,6 +181,7 @@ check_others() {
     found=$(other_drivers_here "$here")
     [[ -z $found ]] || fault "what runs here, $NAMESPACE/$DAEMONSET, is the driver ${found//$'\n'/, }, not $DRIVER_NAME" \
         "update that one (--driver-name ${found%%$'\n'*}); a second driver takes the Helm chart, with fullnameOverride"
+    check_kubelet_dir
     elsewhere=$(runs_elsewhere)
     [[ -z $elsewhere ]] || fault "driver $DRIVER_NAME runs already, from DaemonSet ${elsewhere//$'\n'/, }: two on a node would fight over its socket" \
         "update that one, remove it first, or deploy under another name (--driver-name)"
@@ -186,6 +198,16 @@ check_others() {
     elif [[ $FAULTS = "$before" ]]; then
         ok "no other driver stands in the way"
     fi
+}
+
+# What never got ready may have been deployed with the wrong one.
+check_kubelet_dir() {
+    local folder available
+    folder=$(other_kubelet_dir)
+    [[ -n $folder ]] || return 0
+    available=$(kn get daemonset "$DAEMONSET" -o jsonpath='{.status.numberAvailable}')
+    ((${available:-0} == 0)) || fault "the driver runs here with the kubelet's folder $folder, not $KUBELET_DIR" \
+        "name it: --kubelet-dir $folder"
 }
 
 check_served() {

@@ -5,10 +5,18 @@
 # What a reader gets wrong: kubectl is no judge of JSON. It falls back to YAML, which allows
 # the comma before a closing bracket that the driver, as ceph-csi, does not.
 
-# The text of config.json: of the file $1 when that is given, else of the cluster's map.
+# What kubectl reads in a file, as it will be applied; further arguments say what of it.
+config_file() {
+    local file=$1
+    shift
+    substitute <"$file" | kn create --dry-run=client --validate=false -f - "$@"
+}
+
+# The text of config.json: of the file $1 when that is given, else of the cluster's map. Nothing
+# when there is none.
 config_json() {
-    local from=(kn get configmap "$CONFIG_MAP")
-    [[ -z ${1-} ]] || from=(kn create --dry-run=client --validate=false -f "$1")
+    local from=(kn get configmap "$CONFIG_MAP" --ignore-not-found)
+    [[ -z ${1-} ]] || from=(config_file "$1")
     "${from[@]}" -o "jsonpath={.data.config\\.json}"
 }
 

@@ -95,6 +95,17 @@ served_by_nobody() {
     served=$(served_by_unknown) && [[ -z $served ]]
 }
 
+# The kubelet's folder of what stands where ours does, if that is another than was said: there
+# its volumes are.
+other_kubelet_dir() {
+    local folder
+    folder=$(kn get daemonset "$DAEMONSET" --ignore-not-found \
+        -o jsonpath='{.spec.template.spec.volumes[?(@.name=="registration-dir")].hostPath.path}') || return 1
+    folder=${folder%/}
+    folder=${folder%/plugins_registry}
+    [[ $folder = "$KUBELET_DIR" ]] || echo "$folder"
+}
+
 # Nodes whose kubelet has registered the driver.
 knowing_nodes() {
     k get csinodes -o go-template='{{range .items}}{{$n := .metadata.name}}{{range .spec.drivers}}{{if eq .name "'"$DRIVER_NAME"'"}}{{$n}}{{"\n"}}{{end}}{{end}}{{end}}'

@@ -4,16 +4,22 @@
 # What a reader gets wrong: go templates fail where a field of a missing object is asked
 # for, hence the many "with".
 
-# "NAME on NODE: why" for each pod with label $1 that is not ready.
+# "NAME on NODE: why" for each pod with label $1 that is not ready. Of a node that is silent
+# Kubernetes shows what was last heard: a container that runs.
 pods_not_ready() {
-    local template name node phase reasons containers
-    template='{{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}}|{{/*
-        */}}{{with .spec.nodeName}}{{.}}{{else}}no node{{end}}|{{.status.phase}}|{{/*
+    local template silent name node gone phase reasons containers
+    silent=$(silent_nodes) || silent=""
+    template='{{range .items}}{{.metadata.name}}|{{/*
+        */}}{{with .spec.nodeName}}{{.}}{{else}}no node{{end}}|{{with .metadata.deletionTimestamp}}gone{{end}}|{{.status.phase}}|{{/*
         */}}{{range .status.conditions}}{{if and (eq .type "PodScheduled") (eq .status "False")}}{{.message}}{{end}}{{end}}|{{/*
         */}}{{range .status.containerStatuses}}{{if not .ready}}{{.name}}:{{with .state.waiting}}{{.reason}}{{end}}{{/*
-        */}}{{with .state.terminated}}{{.reason}}{{end}}{{if .state.running}}Starting{{end}} {{end}}{{end}}{{"\n"}}{{end}}{{end}}'
-    kn get pods -l "$1" -o go-template="$template" | while IFS='|' read -r name node phase reasons containers; do
-        if [[ -n $reasons ]]; then
+        */}}{{with .state.terminated}}{{.reason}}{{end}}{{if .state.running}}Starting{{end}} {{end}}{{end}}{{"\n"}}{{end}}'
+    kn get pods -l "$1" -o go-template="$template" | while IFS='|' read -r name node gone phase reasons containers; do
+        if grep -xF -- "$node" <<<"$silent" >/dev/null; then
+            echo "$name on $node: the node is not ready"
+        elif [[ -n $gone ]]; then
+            continue
+        elif [[ -n $reasons ]]; then
             echo "$name: no node takes it: $reasons"
         elif [[ -n $containers ]]; then
             echo "$name on $node: $(containers_in_words "$name" "$containers")"
@@ -74,7 +80,7 @@ daemonset_state() {
 
 # Says how far one of the two is, and gives 0 when it is there.
 rolled_out() {
-    local what=$1 state newest seen wanted updated available all label why
+    local what=$1 state newest seen wanted updated available all label why silent
     case "$what" in
     controller) state=$(deployment_state) label=app=$DEPLOYMENT ;;
     *) state=$(daemonset_state) label=app=$DAEMONSET ;;
@@ -84,9 +90,26 @@ rolled_out() {
         say "$what: all $wanted pods are ready"
         return 0
     fi
+    if [[ $what != controller && $newest = "$seen" ]] && silent=$(all_but_silent "$wanted"); then
+        say "$what: all pods are ready but those on nodes that are not: ${silent//$'\n'/, }"
+        return 0
+    fi
     why=$(pods_not_ready "$label") || why=""
     show_once "$what: ${available:-0} of $wanted ready, ${updated:-0} up to date${why:+$'\n'$why}"
     return 1
+}
+
+# Gives 0, and names them, when only silent nodes have no ready node plugin of the newest
+# revision: theirs cannot be waited for.
+all_but_silent() {
+    local wanted=$1 silent revision ready
+    silent=$(silent_nodes) && [[ -n $silent ]] || return 1
+    revision=$(kn get controllerrevisions -l "app=$DAEMONSET" --sort-by=.revision \
+        -o go-template='{{range .items}}{{index .metadata.labels "controller-revision-hash"}}{{"\n"}}{{end}}' | tail -n 1) || return 1
+    ready=$(kn get pods -l "app=$DAEMONSET,controller-revision-hash=$revision" -o go-template='{{range .items}}{{$n := .spec.nodeName}}{{/*
+        */}}{{range .status.conditions}}{{if and (eq .type "Ready") (eq .status "True")}}{{$n}}{{"\n"}}{{end}}{{end}}{{end}}') || return 1
+    ready=$(grep -vxF "$silent" <<<"$ready" | grep -c .) || true
+    (($(wc -l <<<"$silent") + ready >= wanted)) && echo "$silent"
 }
 
 # A state is shown when it differs from the last one that was.

@@ -113,6 +113,7 @@ usage_error() {
 k() { "${KUBECTL_WORDS[@]}" --request-timeout=30s "$@"; }
 # The same in the driver's namespace.
 kn() { k --namespace "$NAMESPACE" "$@"; }
+
 # Runs on-node.sh with arguments in a pod, at most $3 seconds: the stream may never end, as when
 # its node dies. Polled, since bash 3.2 has no better; whoever calls takes the output by a file,
 # which a kubectl that is left behind does not keep open for anybody.
@@ -134,10 +135,29 @@ in_pod() {
     wait "$job"
 }
 
-# The one place where settings get into manifests: reads one, writes it as it is applied.
+# "WHAT, WHAT, …" of the rights that the user lacks. Gives 1, and says why, when nobody answers:
+# that is no refusal.
+missing_rights() {
+    local what said missing=""
+    for what in "$@"; do
+        # Not quoted: a verb, a resource and perhaps a flag. Behind warnings stands the answer.
+        # shellcheck disable=SC2086
+        said=$(kn auth can-i $what 2>&1) || true
+        case "${said##*$'\n'}" in
+        yes | yes\ -*) ;;
+        no | no\ -*) missing+=${missing:+, }$what ;;
+        *) echo "$said" && return 1 ;;
+        esac
+    done
+    echo "$missing"
+}
+
+# The one place where settings get into manifests: reads one, writes it as it is applied. Names
+# are quoted, for YAML takes some for numbers.
 substitute() {
     sed -E \
-        -e "s|^( *(- )?namespace:) default$|\1 $NAMESPACE|" \
+        -e "s|^( *(- )?namespace:) default$|\1 \"$NAMESPACE\"|" \
+        -e "s|^( *name:) rbd\.csi\.ceph\.com$|\1 \"$DRIVER_NAME\"|" \
         -e "s|rbd\.csi\.ceph\.com|$DRIVER_NAME|g" \
         -e "s|/var/lib/kubelet|$KUBELET_DIR|g" \
         ${IMAGE:+-e "s#(image: *\"?)${OWN_IMAGE//./\\.}:[^\" ]*#\1$IMAGE#"}
