@@ -258,13 +258,13 @@ fn a_listing_that_failed_is_no_empty_one() {
         ["persistentvolumes", "pods", "storageclasses", "persistentvolumeclaims", "csinodes", "nodes"]
     {
         let line = r#"asked="$1"; k() { local word; for word in "$@"; do [[ $word != "$asked" ]] || return 1; done; }
-            for f in users pools waiting_claims "cluster_users x" served_by_unknown volumes; do
+            for f in users pools waiting_claims "cluster_users x" served_by_unknown volumes users_objects; do
                 if $f >/dev/null; then echo "$f"; fi; done"#;
         let answered = bash(line, question);
         let concerned: &[&str] = match question {
             "persistentvolumes" => &["users", "pools", "cluster_users x", "volumes"],
             "pods" => &["users"],
-            "storageclasses" => &["pools", "waiting_claims", "cluster_users x"],
+            "storageclasses" => &["pools", "waiting_claims", "cluster_users x", "users_objects"],
             "persistentvolumeclaims" => &["waiting_claims"],
             _ => &["served_by_unknown"],
         };
@@ -274,7 +274,7 @@ fn a_listing_that_failed_is_no_empty_one() {
                 "{function} without {question}: {answered}"
             );
         }
-        assert_eq!(answered.lines().count(), 6 - concerned.len(), "{question}: {answered}");
+        assert_eq!(answered.lines().count(), 7 - concerned.len(), "{question}: {answered}");
     }
 }
 

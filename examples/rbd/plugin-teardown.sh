@@ -65,6 +65,8 @@ refuse_what_is_not_ours() {
     said=$(other_drivers_here "$here")
     [[ -z $said ]] || die "what runs in namespace $NAMESPACE is the driver ${said//$'\n'/, }, not $DRIVER_NAME; nothing was removed" \
         "To remove that one: --driver-name ${said%%$'\n'*}"
+    said=$(other_kubelet_dir)
+    [[ -z $said ]] || die "the kubelet's folder is $said here, not $KUBELET_DIR; nothing was removed" "name it: --kubelet-dir $said"
     said=$(runs_elsewhere)
     [[ -z $said ]] || die "$DRIVER_NAME runs from another place, too: ${said//$'\n'/, }" "name it: --namespace"
     said=$(bound_elsewhere)
@@ -72,12 +74,17 @@ refuse_what_is_not_ours() {
     said=$(foreign_containers "$here")
     [[ -z $said ]] || die "what is deployed here is another driver:" "$said" "remove it with what deployed it"
     refuse_served_by_unknown
-    for said in "delete daemonsets.apps" "delete deployments.apps" "delete csidrivers.storage.k8s.io" \
-        "delete clusterroles.rbac.authorization.k8s.io" "create pods" "create pods --subresource=exec"; do
-        # Not quoted: a verb, a resource and perhaps a flag.
-        # shellcheck disable=SC2086
-        kn auth can-i $said >/dev/null 2>&1 || die "you may not $said" "removing a storage driver takes an administrator of the cluster"
-    done
+    check_rights
+}
+
+check_rights() {
+    local missing said
+    missing=$(missing_rights "create pods" "create pods --subresource=exec" "delete pods" "delete configmaps" \
+        "delete leases.coordination.k8s.io" "delete volumeattachments.storage.k8s.io" "patch volumeattachments.storage.k8s.io") ||
+        die "the cluster does not answer what you may do: $missing"
+    [[ -z $missing ]] || die "you may not: $missing; nothing was removed" "removing a storage driver takes an administrator of the cluster"
+    said=$(manifests | k delete --dry-run=server --ignore-not-found -f - 2>&1 >/dev/null) ||
+        die "you may not remove the driver's objects; nothing was removed" "$said"
 }
 
 # Without its CSIDriver it is what an earlier run has left: then only the nodes are missing.
@@ -105,7 +112,7 @@ refuse_while_used() {
             "Is the node dead, or the controller not running? --purge-node-residue deletes the attachments."
         end_attachments
     fi
-    wait_until 60 deletions_done || true
+    await_deletions
     refuse_volumes_left
 }
 
@@ -154,6 +161,7 @@ refuse_volumes_left() {
         say "no pod and no attachment; these wait for a driver of this name (--keep-volumes):"
         show "$left"
     else
+        [[ $left != *"(Released, Delete)"* ]] || left+=$'\n'"Those that are Released with the policy Delete are being deleted; '$KUBECTL describe pv' says what is in the way."
         die "volumes are left; nothing was removed" "$left" \
             "Delete claims whose data is not needed, and after them volumes with the policy Retain." \
             "--keep-volumes removes the driver all the same: they wait for one of this name."
@@ -168,13 +176,24 @@ attachments_gone() {
     return 1
 }
 
-# Kubernetes deletes a volume some seconds after its claim.
-deletions_done() {
-    local listed left
+# Kubernetes deletes a volume some seconds after its claim: waited for as long as they get fewer.
+await_deletions() {
+    local left
+    while left=$(being_deleted) && ((left > 0)); do
+        say "waiting for $left volume(s) to be deleted"
+        wait_until "$TIMEOUT" fewer_deletions "$left" || return 0
+    done
+}
+
+being_deleted() {
+    local listed
     listed=$(volumes) || return 1
-    left=$(grep -c ' Released Delete ' <<<"$listed") || return 0
-    show_once "waiting for $left volume(s) to be deleted"
-    return 1
+    grep -c ' Released Delete ' <<<"$listed" || true
+}
+
+fewer_deletions() {
+    local left
+    left=$(being_deleted) && ((left < $1))
 }
 
 # Steps: 1 the pods, so that the plugins take their sockets away themselves; 2 the other
@@ -183,17 +202,21 @@ remove_objects() {
     local lease name=${DRIVER_NAME//./-}
     kn delete "deployment/$DEPLOYMENT" "daemonset/$DAEMONSET" --ignore-not-found --timeout=30s | sed 's/^/   /'
     wait_until "$TIMEOUT" pods_gone || die "the driver's pods do not end" "$KUBECTL -n $NAMESPACE get pods -o wide" \
-        "Run this script again when they have."
-    manifests | k delete --ignore-not-found -f - | sed 's/^/   /'
-    kn delete configmaps -l "$MADE_BY=plugin-deploy" | { grep -v 'No resources' || true; } | sed 's/^/   /'
+        "Run this script again when they have. Those of a node that is not ready do when it is back, or when" \
+        "it is deleted ($KUBECTL delete node NAME); --keep-node-residue does not wait for them."
+    manifests | k delete --ignore-not-found "--timeout=${TIMEOUT}s" -f - | sed 's/^/   /'
+    kn delete configmaps -l "$MADE_BY=plugin-deploy" --timeout=30s | { grep -v 'No resources' || true; } | sed 's/^/   /'
     for lease in "$name" "external-attacher-leader-$name" "external-snapshotter-leader-$name" "external-resizer-$name"; do
-        kn delete lease "$lease" --ignore-not-found | sed 's/^/   /'
+        kn delete lease "$lease" --ignore-not-found --timeout=30s | sed 's/^/   /'
     done
 }
 
+# A node that is not ready never says that its pods have ended.
 pods_gone() {
-    local left
-    left=$(kn get pods -l "app in ($DAEMONSET,$DEPLOYMENT)" -o name) || return 1
+    local left silent=""
+    left=$(kn get pods -l "app in ($DAEMONSET,$DEPLOYMENT)" -o go-template='{{range .items}}{{or .spec.nodeName "-"}} {{.metadata.name}}{{"\n"}}{{end}}') || return 1
+    if [[ -n $KEEP_RESIDUE ]]; then silent=$(silent_nodes) || return 1; fi
+    left=$(awk -v silent=" ${silent//$'\n'/ } " 'NF && !index(silent, " " $1 " ")' <<<"$left")
     [[ -n $left ]] || return 0
     show_once "waiting for $(wc -l <<<"$left" | tr -d ' ') pod(s) to end"
     return 1
@@ -209,14 +232,22 @@ about_ceph() {
     done
 }
 
+about_the_rest() {
+    local object
+    [[ -n $1 ]] || return 0
+    heading "What this script did not make was left. To delete what nobody else needs:"
+    while read -r object; do say "$KUBECTL delete $object"; done <<<"$1"
+}
+
 main() {
-    local pools
+    local pools rest
     read_options "$@"
     make_folder
     heading "Who uses the driver $DRIVER_NAME"
     refuse_what_is_not_ours
     refuse_while_used
     pools=$(pools)
+    rest=$(users_objects)
     use_running_image
     heading "What is left on the nodes"
     clear_residue
@@ -225,6 +256,7 @@ main() {
     remove_objects
     heading "The driver's folders on the nodes"
     sweep_nodes
+    about_the_rest "$rest"
     about_ceph "$pools"
     heading "The driver $DRIVER_NAME is removed"
 }

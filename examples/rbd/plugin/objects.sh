@@ -69,6 +69,18 @@ cluster_users() {
 
 users_shortened() { awk 'NR <= 5 { print } END { if (NR > 5) print NR - 5 " more" }'; }
 
+# What users make for the driver and only they delete, as words for kubectl: classes, the secrets
+# that these name, and config maps that plugin-deploy.sh has not made.
+users_objects() {
+    local classes maps
+    classes=$(k get storageclasses -o go-template='{{range .items}}{{if eq .provisioner "'"$DRIVER_NAME"'"}}storageclass {{.metadata.name}}{{"\n"}}{{/*
+        */}}{{with .parameters}}{{with index . "csi.storage.k8s.io/node-stage-secret-name"}}secret {{.}}{{end}}{{/*
+        */}}{{with index . "csi.storage.k8s.io/node-stage-secret-namespace"}} --namespace {{.}}{{end}}{{"\n"}}{{end}}{{end}}{{end}}') || return 1
+    maps=$(kn get configmaps -l "!$MADE_BY" -o name) || return 1
+    awk 'NF && !/\$/ && !seen[$0]++' <<<"$classes"
+    awk -v own="$CONFIG_MAP" -v place="$NAMESPACE" -F / '$2 == own || $2 == "ceph-config" { print "configmap " $2 " --namespace " place }' <<<"$maps"
+}
+
 # The pools of the driver's classes and volumes.
 pools() {
     local classes volumes
