@@ -191,10 +191,19 @@ narrow_roles() {
     fi
 }
 
+# While a node is silent, Kubernetes updates the node plugin on no other, for one at a time may
+# be away; that its pod is deleted by force does not help.
 roll_out_failed() {
+    local silent way_out=()
+    silent=$(silent_nodes) || silent=""
+    [[ $1 != "$DAEMONSET" || -z $silent ]] ||
+        way_out=("Not ready: ${silent//$'\n'/, }. That holds up the update of all nodes. Delete what will never be"
+            "($KUBECTL delete node NAME), or update the others yourself, node by node:"
+            "$KUBECTL -n $NAMESPACE delete pod -l app=$DAEMONSET --field-selector spec.nodeName=NODE")
     die "$1 is not ready after $TIMEOUT seconds; what is missing stands above" \
         "Kubernetes goes on trying. Look with: $KUBECTL -n $NAMESPACE describe pods -l app=$1" \
-        "then run this script again, or plugin-teardown.sh."
+        "then run this script again, or plugin-teardown.sh." \
+        ${way_out[@]+"${way_out[@]}"}
 }
 
 what_next() {

@@ -68,6 +68,8 @@ clear_residue() {
     if [[ -n $PURGE ]]; then
         heading "Taking it away"
         show "$(ask_nodes purge)"
+        # Seen with a pod that came back to its volume under the next driver: "is not staged".
+        say "The kubelets there do not know of it and go on unmounting: restart them before such a volume is used there again."
         found=$(ask_nodes residue)
         [[ -n $found ]] || return 0
         show "$found"
