@@ -84,7 +84,7 @@ check_rights() {
         die "the cluster does not answer what you may do: $missing"
     [[ -z $missing ]] || die "you may not: $missing; nothing was removed" "removing a storage driver takes an administrator of the cluster"
     said=$(manifests | k delete --dry-run=server --ignore-not-found -f - 2>&1 >/dev/null) ||
-        die "you may not remove the driver's objects; nothing was removed" "$said"
+        die "the cluster refuses the removal; nothing was removed" "$said"
 }
 
 # Without its CSIDriver it is what an earlier run has left: then only the nodes are missing.
