@@ -61,7 +61,8 @@ check_manifests() {
     local said
     said=$(k get namespace "$NAMESPACE" --ignore-not-found -o name)
     if [[ -z $said ]]; then
-        fault "there is no namespace $NAMESPACE" "$KUBECTL create namespace $NAMESPACE"
+        fault "there is no namespace $NAMESPACE" "$KUBECTL create namespace $NAMESPACE" \
+            "$KUBECTL label namespace $NAMESPACE pod-security.kubernetes.io/enforce=privileged"
         return
     fi
     check_pod_security
@@ -95,6 +96,8 @@ check_config() {
     local file=$1 from json why
     from="config map $NAMESPACE/$CONFIG_MAP"
     [[ -z $file ]] || from=$file
+    # FOLDER is made by shared.sh.
+    # shellcheck disable=SC2153
     if ! json=$(config_json "$file" 2>"$FOLDER/said"); then
         fault "cannot read $from:"
         quote "$(<"$FOLDER/said")"

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2016  # go templates have variables with a dollar sign
 # Why pods are not ready, in a line each; and the roll-out of the driver, watched.
 #
 # What a reader gets wrong: go templates fail where a field of a missing object is asked
