@@ -23,13 +23,14 @@ mod support;
 mod sweep;
 mod volume;
 
+use std::cell::Cell;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use support::fixture::{PLAIN, Recorded, image_id};
 use support::inside::{Inside, runs_inside};
-use support::lab::{Cluster, Lab, LabSpec};
+use support::lab::{Cluster, Lab, LabSpec, Node};
 
 fn lab() -> &'static Lab {
     Lab::shared(LabSpec { clusters: 2, nodes: 2 })
@@ -115,12 +116,39 @@ fn a_cluster_that_is_cut_off_hangs_no_call_and_no_other_volume() {
 
 /// Runs a part that cuts its node off the network and joins it again.
 fn with_cuts(test: &str) {
-    let node = lab().node(0);
+    let link = Link { node: lab().node(0), is_cut: Cell::new(false) };
     run_with(&inside(), test, |wish| match wish {
-        "cut" => node.cut(),
-        "join" => node.join(),
+        "cut" => link.cut(),
+        "join" => link.join(),
         other => panic!("{test} wishes {other}"),
     });
+}
+
+/// A node's network, which comes back when the test ends, also by failing: the tests behind
+/// it have the same node.
+struct Link {
+    node: &'static Node,
+    is_cut: Cell<bool>,
+}
+
+impl Link {
+    fn cut(&self) {
+        self.is_cut.set(true);
+        self.node.cut();
+    }
+
+    fn join(&self) {
+        self.is_cut.set(false);
+        self.node.join();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if self.is_cut.get() {
+            self.join();
+        }
+    }
 }
 
 #[test]
