@@ -21,7 +21,7 @@ kube_ceph_user() {
     user=$(secret_value userID) key=$(secret_value userKey)
     [[ -n $user && -n $key ]] || die "$SECRET_FILE names no userID and userKey"
     keyring=$RUN_DIR/kubernetes.keyring
-    printf '[client.%s]\nkey = %s\ncaps mon = "profile rbd"\ncaps osd = "profile rbd pool=rbd"\ncaps mgr = "profile rbd pool=rbd"\n' \
+    printf '[client.%s]\nkey = %s\ncaps mon = "profile rbd"\ncaps osd = "profile rbd pool=rbd"\n' \
         "$user" "$key" >"$keyring"
     ceph_admin a ceph auth import -i "$keyring"
     rm "$keyring"
