@@ -16,6 +16,9 @@ pub const POD: Duration = seconds(150);
 /// A pod's end, its volume unmounted, detached.
 pub const GONE: Duration = seconds(120);
 
+/// The same of all that a failed test may have left, fifty pods at worst.
+const LEFT_BEHIND: Duration = seconds(600);
+
 pub struct Space<'a> {
     pub world: &'a World,
     pub name: String,
@@ -23,13 +26,15 @@ pub struct Space<'a> {
     pub kubectl: Kubectl,
     /// Cluster-wide objects that the test made, as kind/name.
     wide: RefCell<Vec<String>>,
+    /// What a test that stops half-way has to undo.
+    undo: RefCell<Vec<Box<dyn FnOnce() + 'a>>>,
 }
 
 impl<'a> Space<'a> {
     pub fn new(world: &'a World, test: &str) -> Self {
         let name = format!("e2e-{test}").replace('_', "-");
         let kubectl = world.kubectl.within(&name);
-        let space = Self { world, name, kubectl, wide: RefCell::default() };
+        let space = Self { world, name, kubectl, wide: RefCell::default(), undo: RefCell::default() };
         let namespace =
             json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": space.name } });
         space.kubectl.create(&[namespace]);
@@ -55,6 +60,11 @@ impl<'a> Space<'a> {
             ));
         }
         self.kubectl.apply(objects);
+    }
+
+    /// Is done when the test ends, also when it fails, after its objects are removed.
+    pub fn at_end(&self, undo: impl FnOnce() + 'a) {
+        self.undo.borrow_mut().push(Box::new(undo));
     }
 
     /// Waits for a claim; gives the name of its volume.
@@ -120,17 +130,28 @@ impl<'a> Space<'a> {
 
     /// Removes all that the test made; it must go.
     pub fn remove(&self) {
-        self.kubectl.delete(GONE, &["pods,statefulsets", "--all"]);
-        self.kubectl.delete(GONE, &["pvc", "--all"]);
-        for object in self.wide.borrow_mut().drain(..) {
-            self.kubectl.delete(GONE, &[&object]);
-        }
-        self.world.kubectl.delete(GONE, &["namespace", &self.name]);
+        self.remove_within(GONE);
     }
 
-    /// The same after a test that failed, or for what it left: as far as it goes.
+    fn remove_within(&self, limit: Duration) {
+        self.kubectl.delete(limit, &["pods,statefulsets", "--all"]);
+        self.kubectl.delete(limit, &["pvc", "--all"]);
+        for object in self.wide.borrow_mut().drain(..) {
+            self.kubectl.delete(limit, &[&object]);
+        }
+        self.world.kubectl.delete(limit, &["namespace", &self.name]);
+    }
+
+    /// The same after a test that failed, or for what it left: as far as it goes, with
+    /// patience, since the next test shall not find it.
     pub fn clear(&self) {
-        let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.remove()));
+        let remove = std::panic::AssertUnwindSafe(|| self.remove_within(LEFT_BEHIND));
+        let attempt = std::panic::catch_unwind(remove);
+        for undo in self.undo.borrow_mut().drain(..).rev() {
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(undo)).is_err() {
+                println!("what {} changed besides could not be undone", self.name);
+            }
+        }
         if attempt.is_err() {
             println!("the namespace {} could not be cleared", self.name);
         }
