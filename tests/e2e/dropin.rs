@@ -29,6 +29,8 @@ pub const TEST: Test = Test::new(
 fn steps(space: &Space) {
     let world = space.world;
     let deployment = deployed::Deployment::prepare(world);
+    let to_remove = deployment.clone();
+    space.at_end(move || to_remove.remove());
     let before = Before::make(space, NODES[0]);
     let attachment = before.attachment_uid(space);
     println!("  before: {}", before.volume);
@@ -63,5 +65,6 @@ fn steps(space: &Space) {
     space.kubectl.wait(GONE, &["--for=delete", &format!("pv/{}", before.volume)]);
     before.is_gone_from_ceph(world);
     println!("  used on the other node, and deleted");
+    deployment.runs_quietly();
     deployment.remove();
 }

@@ -3,11 +3,10 @@
 //! What a reader gets wrong: secret, class and config maps are applied by the deployment
 //! of all tests; they need no test of their own here.
 
-use std::path::Path;
-
 use serde_json::Value;
 
 use super::ceph;
+use super::deployment;
 use super::run::Test;
 use super::space::{GONE, POD, PROMPTLY, Space};
 use super::wait::until;
@@ -17,8 +16,6 @@ pub const TESTS: &[Test] =
     &[Test::new("examples", "every example file works as it stands, and goes away again", steps)];
 
 const FOLDER: &str = "examples/rbd";
-/// Applied when the driver is deployed.
-const DEPLOYED: [&str; 4] = ["secret", "storageclass", "csi-config-map-sample", "ceph-conf"];
 /// What belongs together, in the order in which it is applied.
 const SETS: [&[&str]; 6] = [
     &["pvc", "pod"],
@@ -52,11 +49,12 @@ fn path(file: &str) -> std::path::PathBuf {
 }
 
 fn no_file_is_forgotten() {
-    let known: Vec<&str> = SETS.iter().copied().flatten().chain(&DEPLOYED).copied().collect();
+    let in_sets = SETS.iter().copied().flatten().map(|file| path(file));
+    let known: Vec<_> = in_sets.chain(deployment::FILES.map(checkout)).collect();
     for entry in std::fs::read_dir(checkout(FOLDER)).unwrap().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if Path::new(&name).extension().is_some_and(|extension| extension == "yaml") {
-            assert!(known.contains(&name.trim_end_matches(".yaml")), "no test applies {FOLDER}/{name}");
+        let file = entry.path();
+        if file.extension().is_some_and(|extension| extension == "yaml") {
+            assert!(known.contains(&file), "no test applies {}", file.display());
         }
     }
 }

@@ -4,7 +4,7 @@
 //! is tainted `out-of-service`, by which somebody vouches that it is off. Until then its
 //! pods are not started elsewhere, and rightly so.
 
-use super::disturbed::registered;
+use super::deployment::wait_until_registered;
 use super::objects::{DATA, stateful_set};
 use super::run::Test;
 use super::space::{GONE, POD, Space};
@@ -67,6 +67,6 @@ fn steps(space: &Space) {
     world.node(&dead).start();
     world.kubectl.wait(POD, &["--for=condition=Ready", &format!("node/{dead}")]);
     world.kubectl.run(&["taint", "node", &dead, &format!("{TAINT}-")]);
-    registered(world);
+    wait_until_registered(world);
     space.kubectl.delete(GONE, &["statefulset", NAME]);
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::deployment;
 use super::explain::explain;
+use super::snapshot::Snapshot;
 use super::space::Space;
 use super::world::World;
 
@@ -76,16 +77,24 @@ impl Run {
         });
     }
 
-    /// Deploys the driver, runs the tests that need it, and removes it. When it cannot be
-    /// deployed, they are not run.
+    /// Deploys the driver, runs the tests that need it, and removes it, after which cluster
+    /// and nodes are as before. When it cannot be deployed, they are not run.
     pub fn deployed(&mut self, world: &World, tests: &[&Test]) {
         let about = "plugin-deploy.sh, secret and StorageClass on a clean cluster";
-        if !self.step(world, "deploy", about, |space| deployment::deploy(space.world)) {
+        let mut before = None;
+        let deployed = self.step(world, "deploy", about, |space| {
+            before = Some(Snapshot::take(world));
+            deployment::deploy(space.world);
+        });
+        if !deployed {
             return self.not_run(tests.iter().copied());
         }
         tests.iter().for_each(|test| self.one(world, test));
-        let about = "plugin-teardown.sh after all that";
-        self.step(world, "teardown", about, |space| deployment::teardown(space.world));
+        let about = "plugin-teardown.sh after all that: cluster and nodes are as before";
+        self.step(world, "teardown", about, |space| {
+            deployment::teardown(space.world);
+            before.iter().for_each(|before| before.wait_until_as(world));
+        });
     }
 
     /// Tests that something else kept from running: they count as failed.

@@ -1,15 +1,22 @@
-//! plugin-teardown.sh while volumes are in use.
+//! plugin-teardown.sh while there are volumes.
 
 use super::deployment;
-use super::objects::{claim, pod};
+use super::objects::{DATA, claim, pod};
 use super::run::Test;
 use super::space::{PROMPTLY, Space};
 
-pub const TESTS: &[Test] = &[Test::new(
-    "teardown_refused",
-    "plugin-teardown.sh refuses while a volume is in use, names it, and harms nothing",
-    refused,
-)];
+pub const TESTS: &[Test] = &[
+    Test::new(
+        "teardown_refused",
+        "plugin-teardown.sh refuses while a volume is in use, names it, and harms nothing",
+        refused,
+    ),
+    Test::new(
+        "volumes_kept",
+        "plugin-teardown.sh --keep-volumes, the driver deployed again: the volumes are used and deleted",
+        kept,
+    ),
+];
 
 fn refused(space: &Space) {
     space.apply(&[claim("disk"), pod("user", "disk")]);
@@ -17,9 +24,26 @@ fn refused(space: &Space) {
     space.ready("user");
     let text = deployment::refused_teardown(space.world);
     assert!(text.contains(&volume) && text.contains("user"), "names volume {volume} and pod user:\n{text}");
-    space.sh("user", "echo still >/data/mark");
+    space.sh("user", &format!("echo still >{DATA}/mark"));
     // The driver is still there for it.
     space.delete(&["pod/user"]);
+    let text = deployment::refused_teardown(space.world);
+    assert!(text.contains(&volume) && text.contains("disk"), "names volume {volume} and its claim:\n{text}");
     space.apply(&[pod("user", "disk")]);
     space.ready("user");
+}
+
+fn kept(space: &Space) {
+    space.apply(&[claim("disk"), pod("user", "disk")]);
+    space.bound("disk", PROMPTLY);
+    space.ready("user");
+    space.sh("user", &format!("echo kept >{DATA}/mark; sync"));
+    space.delete(&["pod/user"]);
+    space.at_end(|| deployment::deploy(space.world));
+    deployment::teardown_with(space.world, &["--keep-volumes"]);
+    assert!(deployment::in_csinodes(space.world).is_err(), "no kubelet has a driver");
+    deployment::deploy(space.world);
+    space.apply(&[pod("user", "disk")]);
+    space.ready("user");
+    assert_eq!(space.sh("user", &format!("cat {DATA}/mark")), "kept");
 }

@@ -1,6 +1,8 @@
-//! Another image of the driver rolled out under running pods, and back.
+//! Another image of the driver rolled out under running pods, and back, as a user does it:
+//! plugin-deploy.sh once more.
 
-use super::disturbed::{goes_on_writing, registered};
+use super::deployment::{deploy_with, wait_until_registered};
+use super::disturbed::goes_on_writing;
 use super::objects::{claim, on, pod, ticking_pod};
 use super::run::Test;
 use super::space::Space;
@@ -35,6 +37,13 @@ fn set_image(world: &World, part: &str, image: &str) {
     world.kubectl.run(&["-n", DRIVER_NAMESPACE, "set", "image", part, &change]);
 }
 
+fn image_of(world: &World, part: &str) -> String {
+    let part = world.kubectl.get(&["-n", DRIVER_NAMESPACE, part]);
+    let containers = part["spec"]["template"]["spec"]["containers"].as_array().unwrap();
+    let driver = containers.iter().find(|container| container["name"] == CONTAINER).unwrap();
+    driver["image"].as_str().unwrap().to_owned()
+}
+
 fn wait_for(world: &World, part: &str) {
     world.kubectl.wait_for_rollout(DRIVER_NAMESPACE, part, ROLLED_OUT);
 }
@@ -49,7 +58,7 @@ fn running(space: &Space) {
 }
 
 fn still_running(space: &Space) {
-    registered(space.world);
+    wait_until_registered(space.world);
     NODES.iter().for_each(|node| goes_on_writing(space, node));
     // What was mounted by the old one is taken down by the new one; and it mounts.
     space.delete(&["pod/node1"]);
@@ -63,8 +72,9 @@ fn rolled_out(space: &Space) {
     running(space);
     let next = next_version(world);
     for image in [next, image()] {
+        deploy_with(world, &["--image", &image]);
         for part in PARTS {
-            set_image(world, part, &image);
+            assert_eq!(image_of(world, part), image);
             wait_for(world, part);
         }
         NODES.iter().for_each(|node| goes_on_writing(space, node));
@@ -81,6 +91,7 @@ fn on_delete(space: &Space) {
     };
     let plugin = world.kubectl.get(&["-n", DRIVER_NAMESPACE, PLUGIN]);
     let before = plugin["spec"]["updateStrategy"].to_string();
+    space.at_end(|| deploy_with(world, &[]));
     strategy(r#"{"type":"OnDelete"}"#);
     set_image(world, PLUGIN, &next_version(world));
     for node in NODES {

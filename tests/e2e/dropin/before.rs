@@ -68,7 +68,7 @@ impl Before {
 
     /// What is still there of mapping, mount and stash.
     pub fn left_on_node(&self, world: &World) -> String {
-        let line = format!("grep {0} /proc/self/mountinfo; ls {0} 2>/dev/null; true", self.staging);
+        let line = format!("grep {0} /proc/self/mountinfo || true; ls {0} 2>/dev/null || true", self.staging);
         format!("{}{}", self.devices(world).join(" "), world.node(&self.node).shell(&line))
     }
 

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::disturbed::registered;
+use serde_json::Value;
+
+use crate::deployment::{USERS, in_csinodes, metrics};
 use crate::support::lab::succeed;
 use crate::wait::{seconds, until};
 use crate::world::{DRIVER, NODES, World, checkout, image};
@@ -10,9 +12,10 @@ use crate::world::{DRIVER, NODES, World, checkout, image};
 const FOLDER: &str = "tests/e2e/ceph-csi";
 const FILES: [&str; 6] =
     ["csidriver", "config", "nodeplugin-rbac", "provisioner-rbac", "provisioner", "nodeplugin"];
-/// What a user of the driver applies besides.
-const USERS: [&str; 2] = ["examples/rbd/secret.yaml", "examples/rbd/storageclass.yaml"];
+/// Where ceph-csi's liveness containers have their metrics.
+const LIVENESS_PORT: u16 = 8680;
 
+#[derive(Clone)]
 pub struct Deployment<'a> {
     world: &'a World,
     text: String,
@@ -46,7 +49,43 @@ impl<'a> Deployment<'a> {
         // Of its three replicas, which want a node each, the third has none here.
         let available = "--for=jsonpath={.status.availableReplicas}=2";
         kubectl.wait(seconds(180), &[available, "deployment/csi-rbdplugin-provisioner"]);
-        registered(self.world);
+        self.wait_until_registered();
+    }
+
+    /// The kubelets know the driver, and each registrar that runs has been told so.
+    fn wait_until_registered(&self) {
+        until("the driver is registered on all nodes", seconds(90), || {
+            in_csinodes(self.world)?;
+            let plugins = self.pods("csi-rbdplugin")?;
+            for name in plugins.iter().map(|pod| text(&pod["metadata"]["name"])) {
+                let said = self.world.kubectl.try_run(&["logs", &name, "-c", "driver-registrar"])?;
+                if !said.contains("registered: true") {
+                    return Err(format!("the registrar of {name} says {said:?}"));
+                }
+            }
+            if plugins.len() == NODES.len() { Ok(()) } else { Err(format!("{} plugins run", plugins.len())) }
+        });
+    }
+
+    fn pods(&self, app: &str) -> Result<Vec<Value>, String> {
+        let pods = self.world.kubectl.try_get(&["pods", "-l", &format!("app={app}")])?;
+        Ok(pods["items"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// No container of our image ended by itself (a sidecar ends when it loses its lease),
+    /// and those that watch the driver's liveness find it alive.
+    pub fn runs_quietly(&self) {
+        let pods = ["csi-rbdplugin", "csi-rbdplugin-provisioner"].map(|app| self.pods(app).unwrap());
+        for pod in pods.iter().flatten().filter(|pod| pod["status"]["phase"] == "Running") {
+            let name = text(&pod["metadata"]["name"]);
+            let containers = pod["status"]["containerStatuses"].as_array().unwrap();
+            for container in containers.iter().filter(|container| container["image"] == image()) {
+                let restarts = &container["restartCount"];
+                assert_eq!(*restarts, 0, "{} of {name} was started again", container["name"]);
+            }
+            let metrics = metrics(self.world, &name, LIVENESS_PORT).unwrap();
+            assert!(metrics.lines().any(|line| line == "csi_liveness 1"), "{name}:\n{metrics}");
+        }
     }
 
     /// The plugins' pods deleted: the kubelets lose the driver and get it again.
@@ -54,13 +93,13 @@ impl<'a> Deployment<'a> {
         let kubectl = &self.world.kubectl;
         kubectl.delete(seconds(90), &["pods", "-l", "app=csi-rbdplugin"]);
         kubectl.wait_for_rollout("default", "daemonset/csi-rbdplugin", seconds(180));
-        registered(self.world);
+        self.wait_until_registered();
     }
 
     /// With what ceph-csi's own removal leaves, too: leases, and folders of the nodes.
     pub fn remove(&self) {
         let kubectl = &self.world.kubectl;
-        kubectl.feed(&["delete", "--wait", "--timeout=60s", "-f", "-"], &self.text);
+        kubectl.feed(&["delete", "--ignore-not-found", "--wait", "--timeout=60s", "-f", "-"], &self.text);
         for file in USERS {
             kubectl.delete(seconds(30), &["-f", checkout(file).to_str().unwrap()]);
         }
@@ -77,6 +116,10 @@ impl<'a> Deployment<'a> {
             self.world.node(node).shell(&format!("rm -rf /var/lib/kubelet/plugins/{DRIVER}"));
         }
     }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }
 
 /// The stand-in, which `scripts/e2e` builds beside this program.
