@@ -302,7 +302,8 @@ impl OnNode {
         let output = Command::new("bash")
             .arg(examples().join("plugin/on-node.sh"))
             .args([command, &format!("{here}/kubelet"), "rbd.csi.ceph.com"])
-            .env("DEVICES", format!("{here}/devices"))
+            .env("BUS", here)
+            .env("PROC", format!("{here}/proc"))
             .env("UNIX_SOCKETS", format!("{here}/sockets"))
             .output()
             .unwrap();
@@ -312,8 +313,9 @@ impl OnNode {
     }
 
     fn device(&self, number: u8, fsid: &str) {
-        for (file, text) in [("name", "csi-vol-1"), ("pool", "rbd"), ("pool_ns", ""), ("cluster_fsid", fsid)]
-        {
+        let minor = number.to_string();
+        let identity = [("name", "csi-vol-1"), ("pool", "rbd"), ("pool_ns", ""), ("cluster_fsid", fsid)];
+        for (file, text) in identity.into_iter().chain([("major", "254"), ("minor", &minor)]) {
             self.write(&format!("devices/{number}/{file}"), text);
         }
     }
@@ -334,6 +336,37 @@ fn a_stash_names_a_device_only_where_it_can_be_no_other() {
     node.write(stash, r#"{"image":"csi-vol-1","pool":"rbd","radosNamespace":"","fsid":"two"}"#);
     let said = node.run("residue");
     assert!(said.contains("/dev/rbd5") && !said.contains("/dev/rbd3"), "{said}");
+}
+
+#[test]
+fn what_a_container_uses_and_what_is_still_mapped_stays() {
+    let node = OnNode::new();
+    let folder = "plugins/kubernetes.io/csi/rbd.csi.ceph.com/h";
+    let stash = format!("kubelet/{folder}/globalmount/image-meta.json");
+    node.write(&stash, r#"{"image":"csi-vol-1","pool":"rbd","radosNamespace":""}"#);
+    node.device(3, "one");
+    let kubelet = format!("{}/kubelet", node.0.path().to_str().unwrap());
+    let mounted = |process: u32, at: &str| {
+        let line = format!("40 1 254:3 / {at} rw - ext4 /dev/rbd3 rw\n");
+        node.write(&format!("proc/{process}/mountinfo"), &line);
+        node.write(&format!("proc/{process}/comm"), "sh\n");
+    };
+    // The kubelet, and a container that sees the whole node.
+    mounted(7, &format!("{kubelet}/{folder}/globalmount/x"));
+    mounted(8, &format!("/host{kubelet}/{folder}/globalmount/x"));
+    assert!(!node.run("residue").contains("in use"), "{}", node.run("residue"));
+    mounted(9, "/data");
+    let device = "device /dev/rbd3, image rbd/csi-vol-1, in use by process 9 (sh)\n";
+    assert!(node.run("residue").ends_with(device), "{}", node.run("residue"));
+    assert_eq!(node.run("purge"), format!("not touched, in use by process 9 (sh): /K/{folder}\n"));
+    assert!(node.has(&stash));
+    // Without the kernel's door it cannot be unmapped.
+    mounted(9, &format!("{kubelet}/{folder}/globalmount/x"));
+    std::fs::create_dir(node.0.path().join("remove")).unwrap();
+    assert_eq!(node.run("purge"), "/dev/rbd3 (image rbd/csi-vol-1) is still in use here: not unmapped\n");
+    assert!(node.has(&stash), "by it the device is found the next time");
+    std::fs::remove_dir_all(node.0.path().join("devices/3")).unwrap();
+    assert_eq!(node.run("purge"), format!("removed /K/{folder}\n"));
 }
 
 #[test]

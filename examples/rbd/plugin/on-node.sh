@@ -54,8 +54,10 @@ look_for_monitor() {
 # A field of the one-line JSON that kubelet and driver write.
 field() { sed -nE "s/.*\"$2\": *\"([^\"]*)\".*/\1/p" "$1" 2>/dev/null | head -n 1; }
 
-# Where the kernel shows the mapped images.
-DEVICES=${DEVICES:-/sys/bus/rbd/devices}
+# Where the kernel shows the mapped images, and processes.
+BUS=${BUS:-/sys/bus/rbd}
+PROC=${PROC:-/proc}
+DEVICES=$BUS/devices
 
 is_ours() { [ "$(field "$1" driverName)" = "$DRIVER" ]; }
 
@@ -147,39 +149,73 @@ image_of() {
     echo "$(cat "$device/pool" 2>/dev/null)/${space:+$space/}$(cat "$device/name" 2>/dev/null)"
 }
 
+# Processes that have the file system of one of these devices mounted elsewhere than in the
+# kubelet's folder: a container keeps what was mounted when it began, whatever is umounted
+# outside of it, and whether the cluster still knows its pod and volume or not.
+users_of() {
+    local device id
+    for device in "$@"; do
+        id="$(cat "$DEVICES/$device/major" 2>/dev/null):$(cat "$DEVICES/$device/minor" 2>/dev/null)"
+        grep -HF " $id " "$PROC"/[0-9]*/mountinfo 2>/dev/null |
+            awk -v at="$PROC/" -v id="$id" -v kubelet="$KUBELET/" '
+                { process = substr($1, length(at) + 1); sub(/\/.*/, "", process) }
+                $3 == id && !index($5, kubelet) && !seen[process]++ { print process }'
+    done | sort -un | head -n 3 | while read -r device; do
+        echo "process $device ($(cat "$PROC/$device/comm" 2>/dev/null))"
+    done | paste -sd, - | sed 's/,/, /g'
+}
+
 # A line for each thing; nothing when the node is clean.
 residue() {
-    local folder device
+    local folder device users
     { pod_folders; staging_folders; } | while read -r folder; do
         echo "folder $folder"
         mounts_below "$folder" | sed 's/^/mount  /'
         for device in $(devices_of "$folder" | sort -un); do
-            echo "device /dev/rbd$device, image $(image_of "$device")"
+            users=$(users_of "$device")
+            echo "device /dev/rbd$device, image $(image_of "$device")${users:+, in use by $users}"
         done
     done | awk '!seen[$0]++'
 }
 
-# Steps for each folder, pods' first: 1 remember its devices, 2 umount, 3 unmap, 4 remove
-# what is empty by then and the notes in it. Whatever does not go is said, and stays.
+# Steps for each folder that no container uses, pods' first: 1 remember its devices, 2 umount,
+# 3 unmap, 4 remove what is empty by then and the notes in it. Whatever does not go is said,
+# and stays, with the notes that tell of it the next time.
 purge() {
-    local folder mount device devices
-    { pod_folders; staging_folders; } >/tmp/rbd-csi-folders.$$
-    devices=$(while read -r folder; do devices_of "$folder"; done </tmp/rbd-csi-folders.$$ | sort -un)
-    while read -r folder; do
+    local list=/tmp/rbd-csi-folders.$$ folder mount device devices users
+    : >"$list"
+    { pod_folders; staging_folders; } | while read -r folder; do
+        # Not quoted: a word for each.
+        # shellcheck disable=SC2046,SC2116
+        devices=$(echo $(devices_of "$folder" | sort -un))
+        # shellcheck disable=SC2086
+        users=$(users_of $devices)
+        if [ -z "$users" ]; then echo "$folder $devices" >>"$list"; else echo "not touched, in use by $users: $folder"; fi
+    done
+    while read -r folder _; do
         for mount in $(mounts_below "$folder"); do
             timeout 30 umount "$mount" && echo "umounted $mount"
         done
-    done </tmp/rbd-csi-folders.$$
-    for device in $devices; do unmap "$device"; done
-    while read -r folder; do remove_folder "$folder"; done </tmp/rbd-csi-folders.$$
-    rm -f /tmp/rbd-csi-folders.$$
+    done <"$list"
+    for device in $(cut -s -d ' ' -f 2- "$list" | tr ' ' '\n' | sort -un); do unmap "$device"; done
+    while read -r folder devices; do
+        # shellcheck disable=SC2086
+        are_mapped $devices || remove_folder "$folder"
+    done <"$list"
+    rm -f "$list"
+}
+
+are_mapped() {
+    local device
+    for device in "$@"; do [ ! -d "$DEVICES/$device" ] || return 0; done
+    return 1
 }
 
 unmap() {
-    local image door=/sys/bus/rbd/remove_single_major
+    local image door=$BUS/remove_single_major
     [ -d "$DEVICES/$1" ] || return 0
     image=$(image_of "$1")
-    [ -e "$door" ] || door=/sys/bus/rbd/remove
+    [ -e "$door" ] || door=$BUS/remove
     # The kernel refuses while somebody has it open; then it stays.
     if (echo "$1" >"$door") 2>/dev/null; then
         echo "unmapped /dev/rbd$1, image $image"
