@@ -116,27 +116,32 @@ refuse_while_used() {
     refuse_volumes_left
 }
 
-# csi-attacher ends them as long as it runs. Where it is gone, nobody would ever take its
-# finalizer away; that is all that is left to do, for detaching asks nothing of Ceph, and what
-# is still mounted on nodes is looked for next.
+# csi-attacher ends them as long as it runs and their volume is there. Of the others nobody
+# would ever take its finalizer away; that is all that is left to do, for detaching asks nothing
+# of Ceph, and what is still mounted on nodes is looked for next.
 end_attachments() {
-    local available left name
+    local left volume name
     attachments | awk '{ print $3 }' | while read -r name; do
         k delete volumeattachment "$name" --wait=false | sed 's/^/   /'
     done
-    available=$(kn get deployment "$DEPLOYMENT" --ignore-not-found -o jsonpath='{.status.availableReplicas}')
-    if ((${available:-0} > 0)); then
-        wait_until "$TIMEOUT" attachments_gone ||
-            die "csi-attacher runs and has not ended these in $TIMEOUT seconds; nothing was removed" "$(attachments)" \
-                "what does it say? $KUBECTL -n $NAMESPACE logs -l app=$DEPLOYMENT -c csi-attacher"
-        return
-    fi
     left=$(attachments)
-    while read -r _ _ name; do
-        [[ -z $name ]] || take_finalizer "$name"
+    while read -r volume _ name; do
+        [[ -z $name ]] || attacher_ends "$volume" || take_finalizer "$name"
     done <<<"$left"
     wait_until "$TIMEOUT" attachments_gone || die "these attachments do not go; nothing was removed" "$(attachments)" \
-        "somebody else's finalizer is on them: $KUBECTL get volumeattachment -o yaml"
+        "what does csi-attacher say? $KUBECTL -n $NAMESPACE logs -l app=$DEPLOYMENT -c csi-attacher" \
+        "is somebody else's finalizer on them? $KUBECTL get volumeattachment -o yaml" \
+        "does a pod name a claim that is gone? For it Kubernetes makes them anew."
+}
+
+# Whether csi-attacher can end an attachment of this volume, - being an inline one.
+attacher_ends() {
+    local available volume
+    available=$(kn get deployment "$DEPLOYMENT" --ignore-not-found -o jsonpath='{.status.availableReplicas}') || return 0
+    ((${available:-0} > 0)) || return 1
+    [[ $1 != - ]] || return 0
+    volume=$(k get persistentvolume "$1" --ignore-not-found -o name) || return 0
+    [[ -n $volume ]]
 }
 
 # The attacher's alone; the test keeps a list that changes meanwhile from losing another.
@@ -145,7 +150,7 @@ take_finalizer() {
     at=$(k get volumeattachment "$1" --ignore-not-found \
         -o go-template='{{range $i, $f := .metadata.finalizers}}{{if eq $f "'"$own"'"}}{{$i}}{{end}}{{end}}')
     [[ -n $at ]] || return 0
-    say "no csi-attacher runs that would end $1: its finalizer is taken away"
+    say "no csi-attacher ends $1, as none runs or its volume is gone: its finalizer is taken away"
     k patch volumeattachment "$1" --type=json -p '[{"op":"test","path":"/metadata/finalizers/'"$at"'","value":"'"$own"'"},
         {"op":"remove","path":"/metadata/finalizers/'"$at"'"}]' | sed 's/^/   /'
 }
