@@ -34,6 +34,7 @@ mod reclaim;
 mod refused;
 mod residue;
 mod run;
+mod scripts;
 mod short;
 mod snapshot;
 mod space;
@@ -41,6 +42,7 @@ mod storage;
 #[path = "../support/mod.rs"]
 mod support;
 mod teardown;
+mod unserved;
 mod upgrade;
 mod wait;
 mod world;
@@ -51,7 +53,7 @@ use run::{Run, Test};
 use world::World;
 
 /// On a cluster without the driver; they deploy and remove it themselves.
-const BARE: &[Test] = &[short::TEST];
+const BARE: &[Test] = &[short::TEST, unserved::TEST];
 
 /// On a cluster where plugin-deploy.sh has run.
 const DEPLOYED: &[&[Test]] = &[

@@ -12,12 +12,11 @@ use super::space::{GONE, POD, PROMPTLY, Space};
 use super::wait::until;
 use super::world::{NODES, checkout};
 
-pub const TEST: Test = Test {
-    name: "short",
-    about: "deployed, claim, pod, the pod on the other node, deleted, removed: nothing left",
+pub const TEST: Test = Test::new(
+    "short",
+    "deployed, claim, pod, the pod on the other node, deleted, removed: nothing left",
     steps,
-    checked: true,
-};
+);
 
 const POD_NAME: &str = "csi-rbd-demo-pod";
 const CLAIM: &str = "rbd-pvc";
