@@ -24,6 +24,7 @@ mod disturbed;
 mod dropin;
 mod examples;
 mod explain;
+mod helm;
 mod kubectl;
 mod life;
 mod many;
@@ -70,8 +71,8 @@ const DEPLOYED: &[&[Test]] = &[
     teardown::TESTS,
 ];
 
-/// On a cluster without the driver, after all others: a deployment that is ceph-csi's.
-const LAST: &[Test] = &[dropin::TEST];
+/// On a cluster without the driver, after all others: deployments that are not the usual one.
+const LAST: &[Test] = &[helm::TEST, dropin::TEST];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -42,13 +42,18 @@ impl Snapshot {
         Self(found)
     }
 
+    /// What is there more and less than then.
+    pub fn differences(&self, world: &World) -> Vec<String> {
+        let now = Self::take(world);
+        let more = now.0.difference(&self.0).map(|line| format!("left: {line}"));
+        let less = self.0.difference(&now.0).map(|line| format!("missing: {line}"));
+        more.chain(less).collect()
+    }
+
     /// Waits until all is as it was then: the kubelet removes a pod's folders after the pod.
     pub fn wait_until_as(&self, world: &World) {
         until("cluster and nodes are as before", seconds(90), || {
-            let now = Self::take(world);
-            let more = now.0.difference(&self.0).map(|line| format!("left: {line}"));
-            let less = self.0.difference(&now.0).map(|line| format!("missing: {line}"));
-            let differences: Vec<String> = more.chain(less).collect();
+            let differences = self.differences(world);
             if differences.is_empty() { Ok(()) } else { Err(format!("\n  {}", differences.join("\n  "))) }
         });
     }

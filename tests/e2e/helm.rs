@@ -1,0 +1,127 @@
+//! The chart, installed, upgraded and uninstalled by Helm's own library.
+//!
+//! What a reader gets wrong: Helm knows only what it has made. The sidecars' leases and the
+//! folders that the kubelet made for the driver stay, and are plugin-teardown.sh's to take.
+
+use serde_json::{Value, json};
+
+use super::disturbed::goes_on_writing;
+use super::objects::{DATA, claim_with, on, pod, ticking_pod};
+use super::run::Test;
+use super::scripts;
+use super::snapshot::Snapshot;
+use super::space::{GONE, PROMPTLY, Space};
+use super::support::lab::succeed;
+use super::wait::{seconds, until};
+use super::world::{CLUSTER_ID, DRIVER, NODES, POOL, World, checkout};
+
+pub const TEST: Test = Test::new(
+    "helm",
+    "the chart installed, used, upgraded under a running pod and uninstalled by Helm",
+    steps,
+)
+.cleared_by(|world| {
+    release(world, "uninstall", None);
+    drop(scripts::try_teardown(world, &["--namespace", NAMESPACE, "--keep-volumes", "--keep-node-residue"]));
+    world.kubectl.delete(GONE, &["namespace", NAMESPACE]);
+});
+
+/// As deploy/rbd/README.md calls them.
+const NAMESPACE: &str = "rbd-csi";
+const RELEASE: &str = "rbd-csi";
+const CLASS: &str = "of-the-chart";
+
+/// Steps: 1 installed, with class and secret, 2 a claim, a pod that writes, 3 the scripts keep
+/// off, 4 upgraded under the pod, 5 the pod on the other node, 6 uninstalled, 7 what Helm does
+/// not know of, 8 all is as before.
+fn steps(space: &Space) {
+    let world = space.world;
+    let before = Snapshot::take(world);
+    release(world, "install", Some(&values(4)));
+    println!("  installed");
+
+    space.apply(&[claim_with("disk", "storageClassName", CLASS.into())]);
+    let volume = space.bound("disk", PROMPTLY);
+    space.apply(&[on(ticking_pod("user", "disk"), NODES[0])]);
+    space.ready("user");
+
+    let namespace = ["--namespace", NAMESPACE];
+    for text in [scripts::try_deploy(world, &namespace), scripts::try_teardown(world, &namespace)] {
+        let text = text.expect_err("it is Helm's");
+        assert!(text.contains(&format!("belongs to Helm release {RELEASE}")), "{text}");
+    }
+
+    assert_eq!(log_levels(world), ["--v=4"; 2]);
+    release(world, "upgrade", Some(&values(5)));
+    assert_eq!(log_levels(world), ["--v=5"; 2]);
+    goes_on_writing(space, "user");
+    println!("  upgraded under a running pod");
+
+    // What was mounted before the upgrade is taken down after it; and it mounts.
+    space.delete(&["pod/user"]);
+    space.apply(&[on(pod("elsewhere", "disk"), NODES[1])]);
+    space.ready("elsewhere");
+    space.sh("elsewhere", &format!("test -s {DATA}/ticks"));
+    space.delete(&["pod/elsewhere", "pvc/disk"]);
+    space.kubectl.wait(GONE, &["--for=delete", &format!("pv/{volume}")]);
+
+    release(world, "uninstall", None);
+    until("Helm leaves nothing of its own", seconds(90), || {
+        let left: Vec<String> =
+            before.differences(world).into_iter().filter(|line| !left_by_helm(line)).collect();
+        if left.is_empty() { Ok(()) } else { Err(left.join("\n  ")) }
+    });
+    println!("  uninstalled");
+    scripts::teardown(world, &namespace);
+    world.kubectl.delete(GONE, &["namespace", NAMESPACE]);
+    before.wait_until_as(world);
+}
+
+/// The namespace, which Helm made and keeps; the leases of csi-provisioner and csi-attacher; the
+/// kubelet's folders for the driver.
+fn left_by_helm(line: &str) -> bool {
+    let objects = [
+        format!("Namespace /{NAMESPACE}"),
+        format!("ServiceAccount {NAMESPACE}/default"),
+        format!("ConfigMap {NAMESPACE}/kube-root-ca.crt"),
+        format!("Lease {NAMESPACE}/{}", DRIVER.replace('.', "-")),
+        format!("Lease {NAMESPACE}/external-attacher-leader-{}", DRIVER.replace('.', "-")),
+    ];
+    let folders = ["plugins", "plugins/kubernetes.io/csi"];
+    let folders = folders.map(|folder| format!("folder /var/lib/kubelet/{folder}/{DRIVER}"));
+    let Some(what) = line.strip_prefix("left: ") else { return false };
+    objects.iter().any(|object| object == what) || folders.iter().any(|folder| what.ends_with(folder))
+}
+
+/// What a user writes into my-values.yaml.
+fn values(log_level: u8) -> Value {
+    let secret = std::fs::read_to_string(checkout("examples/rbd/secret.yaml")).unwrap();
+    let of = |key: &str| secret.lines().find_map(|line| line.trim().strip_prefix(key)).unwrap().trim();
+    json!({
+        "csiConfig": [{ "clusterID": CLUSTER_ID, "monitors": ["10.99.0.1:6789"] }],
+        "logLevel": log_level,
+        "storageClass": { "create": true, "name": CLASS, "clusterID": CLUSTER_ID, "pool": POOL },
+        "secret": { "create": true, "userID": of("userID:"), "userKey": of("userKey:") },
+    })
+}
+
+/// Helm in the lab's network.
+fn release(world: &World, verb: &str, values: Option<&Value>) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut helm = world.lab.command("timeout");
+    helm.args(["--kill-after=5", "400"]).arg(checkout("scripts/chart-python"));
+    helm.arg(checkout("tests/e2e/helm/release.py")).arg(verb).arg(world.lab.kubeconfig());
+    helm.args([NAMESPACE, RELEASE]);
+    if let Some(values) = values {
+        std::fs::write(file.path(), values.to_string()).unwrap();
+        helm.arg(file.path());
+    }
+    println!("  helm {verb}: {}", succeed(&mut helm));
+}
+
+/// How much the node plugins that run log, as their arguments say.
+fn log_levels(world: &World) -> Vec<String> {
+    let pods = world.kubectl.items(&["pods", "-n", NAMESPACE, "-l", "app=csi-rbdplugin"]);
+    let arguments = pods.iter().flat_map(|pod| pod["spec"]["containers"][0]["args"].as_array().unwrap());
+    arguments.filter_map(Value::as_str).filter(|text| text.starts_with("--v=")).map(str::to_owned).collect()
+}
