@@ -30,6 +30,7 @@ mod life;
 mod many;
 mod node_lost;
 mod objects;
+mod other_names;
 mod publish;
 mod reclaim;
 mod refused;
@@ -72,7 +73,7 @@ const DEPLOYED: &[&[Test]] = &[
 ];
 
 /// On a cluster without the driver, after all others: deployments that are not the usual one.
-const LAST: &[Test] = &[helm::TEST, dropin::TEST];
+const LAST: &[Test] = &[other_names::TEST, helm::TEST, dropin::TEST];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

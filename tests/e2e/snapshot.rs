@@ -21,7 +21,7 @@ cut -d' ' -f5 /proc/self/mountinfo | grep -vE '^/run/containerd|^/run/netns|^/va
 for device in /sys/bus/rbd/devices/*; do [ -e $device ] && echo device $device; done
 # plugins/kubernetes.io/csi is the kubelet's own, for the volumes of all drivers.
 for place in plugins plugins_registry pods; do
-    find /var/lib/kubelet/$place -xdev 2>/dev/null | grep -vxE '.*/plugins/kubernetes.io(/csi)?' | sed 's/^/folder /'
+    find /var/lib/kubelet/$place /srv/kubelet/$place -xdev 2>/dev/null | grep -vxE '.*/plugins/kubernetes.io(/csi)?' | sed 's/^/folder /'
 done
 find /run/mount -type f -size +0 2>/dev/null | sed 's/^/libmount /'
 ls -d /etc/ceph* /etc/ceph-csi* /csi /tmp/csi 2>/dev/null | sed 's/^/folder /'

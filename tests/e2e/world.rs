@@ -17,6 +17,8 @@ pub const CLUSTER_ID: &str = "b9127830-b0cc-4e34-aa47-9d1a2e9949a8";
 pub const POOL: &str = "rbd";
 /// Where the manifests put the driver.
 pub const DRIVER_NAMESPACE: &str = "default";
+/// Where one test's kubelets have their things, instead of /var/lib/kubelet.
+pub const OTHER_KUBELET: &str = "/srv/kubelet";
 pub const NODES: [&str; 2] = ["node1", "node2"];
 /// The only workload image.
 pub const BUSYBOX: &str = "docker.io/library/busybox:1.36";

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Makes this UML node a node of Kubernetes. Runs in the guest, called by the lab:
 #
-#   start          what containers need of the system, and containerd
-#   import FILE…   images, into containerd, unless it has them
-#   keep FILE      containerd's folder as a tar, for the first start of other nodes
-#   kubelet        the kubelet, anew if it runs
+#   start              what containers need of the system, and containerd
+#   import FILE…       images, into containerd, unless it has them
+#   keep FILE          containerd's folder as a tar, for the first start of other nodes
+#   kubelet [FOLDER]   the kubelet, anew if it runs; its folder, when that is another
 #
 # Configuration, credentials and logs are in $LAB_DIR/kubernetes/node<N>. The environment
 # names the folder of the programs (KUBE_TOOLS) and a tar that `keep` made (KUBE_STORE).
@@ -125,7 +125,7 @@ keep)
 kubelet)
     stop kubelet
     daemon kubelet "$KUBE_TOOLS/kubelet" --config="$HERE/kubelet.yaml" --kubeconfig="$HERE/kubeconfig" \
-        --hostname-override="node$LAB_NODE" --node-ip="10.99.0.1$LAB_NODE"
+        --hostname-override="node$LAB_NODE" --node-ip="10.99.0.1$LAB_NODE" ${2:+"--root-dir=$2"}
     await 60 busybox wget -q -O /dev/null http://127.0.0.1:10248/healthz
     ;;
 *)

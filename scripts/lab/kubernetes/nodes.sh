@@ -130,10 +130,11 @@ kube_node_ready() {
     [[ $facts == "$boot True "* && $facts != */not-ready* && $facts != */unreachable* ]]
 }
 
+# Another folder is the kubelet's until the next restart, and has nothing of the first one's.
 kube_kubelet_restart() {
-    local n=$1
+    local n=$1 folder=${2-}
     alive "$(node_pid "$n")" || die "node $n is not running"
-    kube_guest "$n" kubelet || { kube_node_logs "$n" && return 1; }
+    kube_guest "$n" kubelet ${folder:+"$folder"} || { kube_node_logs "$n" && return 1; }
     ! kube_ready apiserver >/dev/null 2>&1 ||
         await "$KUBE_LIMIT" "node $n to be Ready" "$(kube_node_dir "$n")/kubelet.log" kube_node_ready "$n"
 }
