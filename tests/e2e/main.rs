@@ -32,6 +32,7 @@ mod node_lost;
 mod objects;
 mod other_names;
 mod publish;
+mod purged;
 mod reclaim;
 mod refused;
 mod residue;
@@ -73,7 +74,7 @@ const DEPLOYED: &[&[Test]] = &[
 ];
 
 /// On a cluster without the driver, after all others: deployments that are not the usual one.
-const LAST: &[Test] = &[other_names::TEST, helm::TEST, dropin::TEST];
+const LAST: &[Test] = &[purged::TEST, other_names::TEST, helm::TEST, dropin::TEST];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
