@@ -2,18 +2,12 @@
 
 use serde_json::Value;
 
-use super::support::lab::succeed;
+use super::scripts::{self, CONFIG, USERS};
 use super::wait::{seconds, until};
-use super::world::{CLASS, DRIVER, DRIVER_NAMESPACE, NODES, World, checkout};
+use super::world::{DRIVER, DRIVER_NAMESPACE, NODES, World, checkout};
 
-const DEPLOY: &str = "examples/rbd/plugin-deploy.sh";
-const TEARDOWN: &str = "examples/rbd/plugin-teardown.sh";
-/// What a user fills in for the cluster. As it stands it is the lab's.
-const CONFIG: &str = "examples/rbd/csi-config-map-sample.yaml";
 /// What a user may apply before the driver, and removes after it.
 const SETTINGS: &str = "examples/rbd/ceph-conf.yaml";
-/// What a user applies after the driver and takes away before it goes.
-pub const USERS: [&str; 2] = ["examples/rbd/secret.yaml", "examples/rbd/storageclass.yaml"];
 /// All files of examples/rbd/ that are applied here.
 pub const FILES: [&str; 4] = [CONFIG, SETTINGS, USERS[0], USERS[1]];
 
@@ -23,15 +17,8 @@ const METRICS_PORT: u16 = 8690;
 /// Deploys the driver, the secret and the class.
 pub fn deploy(world: &World) {
     world.kubectl.apply_file(&checkout(SETTINGS));
-    deploy_with(world, &["--config", checkout(CONFIG).to_str().unwrap()]);
-    for file in USERS {
-        world.kubectl.apply_file(&checkout(file));
-    }
-}
-
-/// Runs plugin-deploy.sh: the first time, or to update the driver.
-pub fn deploy_with(world: &World, options: &[&str]) {
-    println!("{}", indented(&succeed(world.script(DEPLOY).args(options))));
+    scripts::deploy(world, &[]);
+    scripts::apply_users(world);
 }
 
 /// Waits until the plugins that run are known to their kubelets: says the kubelet in its
@@ -43,8 +30,7 @@ pub fn wait_until_registered(world: &World) {
         let pods = pods["items"].as_array().cloned().unwrap_or_default();
         let names: Vec<&str> = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
         for name in &names {
-            let metrics = metrics(world, name, METRICS_PORT)?;
-            if !metrics.lines().any(|line| line == "rbd_csi_kubelet_registered 1") {
+            if !says_yes(world, name, METRICS_PORT, "rbd_csi_kubelet_registered")? {
                 return Err(format!("{name} has not been registered"));
             }
         }
@@ -62,39 +48,18 @@ pub fn in_csinodes(world: &World) -> Result<(), String> {
     if count == NODES.len() { Ok(()) } else { Err(format!("{count} CSINodes have the driver")) }
 }
 
-/// What a pod of the driver tells of itself.
-pub fn metrics(world: &World, pod: &str, port: u16) -> Result<String, String> {
+/// Whether that metric of a pod of the driver is 1.
+pub fn says_yes(world: &World, pod: &str, port: u16, metric: &str) -> Result<bool, String> {
     let path = format!("/api/v1/namespaces/{DRIVER_NAMESPACE}/pods/{pod}:{port}/proxy/metrics");
-    world.kubectl.try_run(&["get", "--raw", &path])
+    let metrics = world.kubectl.try_run(&["get", "--raw", &path])?;
+    let value = |line: &str| Some(line.strip_prefix(metric)?.trim_start_matches("{}").trim().to_owned());
+    let value = metrics.lines().find_map(value);
+    value.map(|value| value == "1").ok_or_else(|| format!("{pod} does not tell its {metric}"))
 }
 
 /// Removes what [`deploy`] made.
 pub fn teardown(world: &World) {
-    for file in USERS {
-        world.kubectl.delete(seconds(30), &["-f", checkout(file).to_str().unwrap()]);
-    }
-    teardown_with(world, &[]);
+    scripts::remove_users(world);
+    scripts::teardown(world, &[]);
     world.kubectl.delete(seconds(30), &["-f", checkout(SETTINGS).to_str().unwrap()]);
-}
-
-/// Runs plugin-teardown.sh.
-pub fn teardown_with(world: &World, options: &[&str]) {
-    println!("{}", indented(&succeed(world.script(TEARDOWN).args(options))));
-}
-
-/// Runs plugin-teardown.sh where it must refuse; gives what it says.
-pub fn refused_teardown(world: &World) -> String {
-    let output = world.script(TEARDOWN).output().unwrap();
-    let text =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(
-        !output.status.success(),
-        "plugin-teardown.sh removed a driver whose volumes are in use:\n{text}"
-    );
-    assert!(world.kubectl.try_get(&["storageclass", CLASS]).is_ok(), "the class is still there");
-    text
-}
-
-fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }

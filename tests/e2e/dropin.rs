@@ -30,7 +30,7 @@ fn steps(space: &Space) {
     let world = space.world;
     let deployment = deployed::Deployment::prepare(world);
     let to_remove = deployment.clone();
-    space.at_end(move || to_remove.remove());
+    space.if_it_fails(move || to_remove.remove());
     let before = Before::make(space, NODES[0]);
     let attachment = before.attachment_uid(space);
     println!("  before: {}", before.volume);

@@ -19,12 +19,7 @@ pub const TEST: Test = Test::new(
     "helm",
     "the chart installed, used, upgraded under a running pod and uninstalled by Helm",
     steps,
-)
-.cleared_by(|world| {
-    release(world, "uninstall", None);
-    drop(scripts::try_teardown(world, &["--namespace", NAMESPACE, "--keep-volumes", "--keep-node-residue"]));
-    world.kubectl.delete(GONE, &["namespace", NAMESPACE]);
-});
+);
 
 /// As deploy/rbd/README.md calls them.
 const NAMESPACE: &str = "rbd-csi";
@@ -36,6 +31,14 @@ const CLASS: &str = "of-the-chart";
 /// not know of, 8 all is as before.
 fn steps(space: &Space) {
     let world = space.world;
+    space.if_it_fails(|| {
+        release(world, "uninstall", None);
+        drop(scripts::try_teardown(
+            world,
+            &["--namespace", NAMESPACE, "--keep-volumes", "--keep-node-residue"],
+        ));
+        world.kubectl.delete(GONE, &["namespace", NAMESPACE]);
+    });
     let before = Snapshot::take(world);
     release(world, "install", Some(&values(4)));
     println!("  installed");

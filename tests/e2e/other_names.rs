@@ -6,10 +6,10 @@
 
 use std::path::PathBuf;
 
-use super::deployment::USERS;
 use super::objects::{DATA, claim, on, pod};
 use super::run::Test;
 use super::scripts;
+use super::scripts::USERS;
 use super::snapshot::Snapshot;
 use super::space::{GONE, PROMPTLY, Space};
 use super::support::lab::Node;
@@ -20,14 +20,7 @@ pub const TEST: Test = Test::new(
     "other_names",
     "another namespace, driver name and kubelet folder: deployed, used and removed the same way",
     steps,
-)
-.cleared_by(|world| {
-    world.kubectl.delete(GONE, &["storageclass", CLASS]);
-    let keep = ["--keep-volumes", "--keep-node-residue"];
-    drop(scripts::try_teardown(world, &[&OPTIONS[..], &keep].concat()));
-    world.kubectl.delete(GONE, &["namespace", NAMESPACE]);
-    kubelets(world, &[]);
-});
+);
 
 const NAMESPACE: &str = "storage";
 const NAME: &str = "disks.example.com";
@@ -37,6 +30,13 @@ const OPTIONS: [&str; 6] = ["--namespace", NAMESPACE, "--driver-name", NAME, "--
 /// the pod on the other node, 4 refused under the usual names, 5 removed, 6 all as before.
 fn steps(space: &Space) {
     let world = space.world;
+    space.if_it_fails(|| {
+        world.kubectl.delete(GONE, &["storageclass", CLASS]);
+        let keep = ["--keep-volumes", "--keep-node-residue"];
+        drop(scripts::try_teardown(world, &[&OPTIONS[..], &keep].concat()));
+        world.kubectl.delete(GONE, &["namespace", NAMESPACE]);
+        kubelets(world, &[]);
+    });
     kubelets(world, &[OTHER_KUBELET]);
     world.kubectl.run(&["create", "namespace", NAMESPACE]);
     until("the namespace has its own objects", seconds(30), || {

@@ -21,11 +21,7 @@ pub const TEST: Test = Test::new(
     "residue_purged",
     "--purge-node-residue takes away what volumes left on nodes, and nothing that is in use",
     steps,
-)
-.cleared_by(|world| {
-    scripts::remove_users(world);
-    drop(scripts::try_teardown(world, &["--keep-volumes", "--purge-node-residue", "--keep-node-residue"]));
-});
+);
 
 const PURGE: &str = "--purge-node-residue";
 
@@ -35,6 +31,13 @@ const PURGE: &str = "--purge-node-residue";
 /// and all is as before, the images untouched.
 fn steps(space: &Space) {
     let world = space.world;
+    space.if_it_fails(|| {
+        scripts::remove_users(world);
+        drop(scripts::try_teardown(
+            world,
+            &["--keep-volumes", "--purge-node-residue", "--keep-node-residue"],
+        ));
+    });
     let node = world.node(NODES[0]);
     let before = Snapshot::take(world);
     scripts::deploy(world, &[]);

@@ -21,20 +21,12 @@ pub struct Test {
     pub steps: fn(&Space),
     /// A test that deploys and removes the driver itself looks for residue itself, too.
     pub checked: bool,
-    /// Takes away what a failed test has deployed, as far as it goes.
-    pub clear: Option<fn(&World)>,
 }
 
 impl Test {
     /// A test after which nothing may be left.
     pub const fn new(name: &'static str, about: &'static str, steps: fn(&Space)) -> Self {
-        Self { name, about, steps, checked: true, clear: None }
-    }
-
-    /// For a test that deploys the driver itself: others follow it when it fails.
-    pub const fn cleared_by(mut self, clear: fn(&World)) -> Self {
-        self.clear = Some(clear);
-        self
+        Self { name, about, steps, checked: true }
     }
 }
 
@@ -75,7 +67,7 @@ impl Run {
 
     /// Runs a test in a namespace of its own; afterwards nothing of it may be left.
     pub fn one(&mut self, world: &World, test: &Test) {
-        let ended = self.step(world, test.name, test.about, |space| {
+        self.step(world, test.name, test.about, |space| {
             let before = test.checked.then(|| world.residue());
             (test.steps)(space);
             space.remove();
@@ -83,11 +75,6 @@ impl Run {
                 world.wait_until_left(&before);
             }
         });
-        if let (false, Some(clear)) = (ended, test.clear)
-            && let Err(text) = caught(|| clear(world))
-        {
-            println!("what {} has deployed could not be taken away: {text}", test.name);
-        }
     }
 
     /// Deploys the driver, runs the tests that need it, and removes it, after which cluster
@@ -126,6 +113,9 @@ impl Run {
         }
         if let Some(space) = &space {
             space.clear();
+            if ended.is_err() {
+                space.undo();
+            }
         }
         println!("test {name} … {} ({seconds:.0} s)\n", if ended.is_ok() { "ok" } else { "FAILED" });
         let list = if ended.is_ok() { &mut self.passed } else { &mut self.failed };

@@ -2,14 +2,15 @@
 
 use std::process::Command;
 
-use super::deployment::USERS;
 use super::wait::seconds;
 use super::world::{World, checkout};
 
 const DEPLOY: &str = "examples/rbd/plugin-deploy.sh";
 const TEARDOWN: &str = "examples/rbd/plugin-teardown.sh";
 /// What a user fills in for the cluster. As it stands it is the lab's.
-const CONFIG: &str = "examples/rbd/csi-config-map-sample.yaml";
+pub const CONFIG: &str = "examples/rbd/csi-config-map-sample.yaml";
+/// What a user applies after the driver and takes away before it goes.
+pub const USERS: [&str; 2] = ["examples/rbd/secret.yaml", "examples/rbd/storageclass.yaml"];
 
 /// Runs plugin-deploy.sh with the config map of the examples and these options, and shows
 /// what it says.
@@ -21,6 +22,11 @@ pub fn deploy(world: &World, options: &[&str]) {
 pub fn try_deploy(world: &World, options: &[&str]) -> Result<String, String> {
     let config = checkout(CONFIG);
     answer(world.script(DEPLOY).args(["--config", config.to_str().unwrap()]).args(options))
+}
+
+/// Runs plugin-deploy.sh once more, with the config map that the cluster has.
+pub fn update(world: &World, options: &[&str]) {
+    show(&answer(world.script(DEPLOY).args(options)).unwrap_or_else(|text| panic!("{text}")));
 }
 
 /// Runs plugin-teardown.sh with these options, and shows what it says.

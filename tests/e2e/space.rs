@@ -62,8 +62,8 @@ impl<'a> Space<'a> {
         self.kubectl.apply(objects);
     }
 
-    /// Is done when the test ends, also when it fails, after its objects are removed.
-    pub fn at_end(&self, undo: impl FnOnce() + 'a) {
+    /// What is to be done when the test stops half-way, after its objects are removed.
+    pub fn if_it_fails(&self, undo: impl FnOnce() + 'a) {
         self.undo.borrow_mut().push(Box::new(undo));
     }
 
@@ -147,13 +147,17 @@ impl<'a> Space<'a> {
     pub fn clear(&self) {
         let remove = std::panic::AssertUnwindSafe(|| self.remove_within(LEFT_BEHIND));
         let attempt = std::panic::catch_unwind(remove);
+        if attempt.is_err() {
+            println!("the namespace {} could not be cleared", self.name);
+        }
+    }
+
+    /// Does what [`Self::if_it_fails`] was told, as far as it goes.
+    pub fn undo(&self) {
         for undo in self.undo.borrow_mut().drain(..).rev() {
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(undo)).is_err() {
                 println!("what {} changed besides could not be undone", self.name);
             }
-        }
-        if attempt.is_err() {
-            println!("the namespace {} could not be cleared", self.name);
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::deployment;
 use super::objects::{DATA, claim, pod};
 use super::run::Test;
+use super::scripts;
 use super::space::{PROMPTLY, Space};
 
 pub const TESTS: &[Test] = &[
@@ -22,12 +23,12 @@ fn refused(space: &Space) {
     space.apply(&[claim("disk"), pod("user", "disk")]);
     let volume = space.bound("disk", PROMPTLY);
     space.ready("user");
-    let text = deployment::refused_teardown(space.world);
+    let text = scripts::try_teardown(space.world, &[]).expect_err("a pod uses a volume");
     assert!(text.contains(&volume) && text.contains("user"), "names volume {volume} and pod user:\n{text}");
     space.sh("user", &format!("echo still >{DATA}/mark"));
     // The driver is still there for it.
     space.delete(&["pod/user"]);
-    let text = deployment::refused_teardown(space.world);
+    let text = scripts::try_teardown(space.world, &[]).expect_err("there is a claim");
     assert!(text.contains(&volume) && text.contains("disk"), "names volume {volume} and its claim:\n{text}");
     space.apply(&[pod("user", "disk")]);
     space.ready("user");
@@ -39,8 +40,8 @@ fn kept(space: &Space) {
     space.ready("user");
     space.sh("user", &format!("echo kept >{DATA}/mark; sync"));
     space.delete(&["pod/user"]);
-    space.at_end(|| deployment::deploy(space.world));
-    deployment::teardown_with(space.world, &["--keep-volumes"]);
+    space.if_it_fails(|| deployment::deploy(space.world));
+    scripts::teardown(space.world, &["--keep-volumes"]);
     assert!(deployment::in_csinodes(space.world).is_err(), "no kubelet has a driver");
     deployment::deploy(space.world);
     space.apply(&[pod("user", "disk")]);

@@ -17,12 +17,7 @@ pub const TEST: Test = Test::new(
     "unserved_stops_deploy",
     "volumes that cannot be served stop plugin-deploy.sh, which lists them and changes nothing",
     steps,
-)
-.cleared_by(|world| {
-    scripts::remove_users(world);
-    // What --keep-volumes leaves goes with the test's other objects.
-    drop(scripts::try_teardown(world, &["--keep-volumes", "--keep-node-residue"]));
-});
+);
 
 /// Volume and why it cannot be served.
 const UNSERVED: [(&str, &str); 4] = [
@@ -38,6 +33,11 @@ const SERVED: [&str; 2] = ["e2e-plain", "e2e-foreign"];
 /// 4 an update refused, 5 removed with --keep-volumes, the volumes still there.
 fn steps(space: &Space) {
     let world = space.world;
+    space.if_it_fails(|| {
+        scripts::remove_users(world);
+        // What --keep-volumes leaves goes with the test's other objects.
+        drop(scripts::try_teardown(world, &["--keep-volumes", "--keep-node-residue"]));
+    });
     let before = Snapshot::take(world);
     space.apply_wide(&volumes(&space.name));
 

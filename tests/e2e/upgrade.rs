@@ -1,10 +1,11 @@
 //! Another image of the driver rolled out under running pods, and back, as a user does it:
 //! plugin-deploy.sh once more.
 
-use super::deployment::{deploy_with, wait_until_registered};
+use super::deployment::wait_until_registered;
 use super::disturbed::goes_on_writing;
 use super::objects::{claim, on, pod, ticking_pod};
 use super::run::Test;
+use super::scripts;
 use super::space::Space;
 use super::wait::seconds;
 use super::world::{DRIVER_NAMESPACE, NODES, World, image};
@@ -72,7 +73,7 @@ fn rolled_out(space: &Space) {
     running(space);
     let next = next_version(world);
     for image in [next, image()] {
-        deploy_with(world, &["--image", &image]);
+        scripts::update(world, &["--image", &image]);
         for part in PARTS {
             assert_eq!(image_of(world, part), image);
             wait_for(world, part);
@@ -91,7 +92,7 @@ fn on_delete(space: &Space) {
     };
     let plugin = world.kubectl.get(&["-n", DRIVER_NAMESPACE, PLUGIN]);
     let before = plugin["spec"]["updateStrategy"].to_string();
-    space.at_end(|| deploy_with(world, &[]));
+    space.if_it_fails(|| scripts::update(world, &[]));
     strategy(r#"{"type":"OnDelete"}"#);
     set_image(world, PLUGIN, &next_version(world));
     for node in NODES {

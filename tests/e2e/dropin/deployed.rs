@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::deployment::{USERS, in_csinodes, metrics};
+use crate::deployment::{in_csinodes, says_yes};
+use crate::scripts;
 use crate::support::lab::succeed;
 use crate::wait::{seconds, until};
 use crate::world::{DRIVER, NODES, World, checkout, image};
@@ -31,9 +32,7 @@ impl<'a> Deployment<'a> {
             .replace("quay.io/cephcsi/cephcsi:v3.17.0", &image())
             .replace("csi-provisioner:v6.2.0", "csi-provisioner:v6.3.0")
             .replace("csi-attacher:v4.11.0", "csi-attacher:v4.13.0");
-        for file in USERS {
-            world.kubectl.apply_file(&checkout(file));
-        }
+        scripts::apply_users(world);
         let registrar = registrar();
         let archive = checkout("target/image/registrar.tar");
         let make = checkout("tests/e2e/registrar/image");
@@ -83,8 +82,8 @@ impl<'a> Deployment<'a> {
                 let restarts = &container["restartCount"];
                 assert_eq!(*restarts, 0, "{} of {name} was started again", container["name"]);
             }
-            let metrics = metrics(self.world, &name, LIVENESS_PORT).unwrap();
-            assert!(metrics.lines().any(|line| line == "csi_liveness 1"), "{name}:\n{metrics}");
+            let alive = says_yes(self.world, &name, LIVENESS_PORT, "csi_liveness");
+            assert_eq!(alive, Ok(true), "{name}");
         }
     }
 
@@ -100,9 +99,7 @@ impl<'a> Deployment<'a> {
     pub fn remove(&self) {
         let kubectl = &self.world.kubectl;
         kubectl.feed(&["delete", "--ignore-not-found", "--wait", "--timeout=60s", "-f", "-"], &self.text);
-        for file in USERS {
-            kubectl.delete(seconds(30), &["-f", checkout(file).to_str().unwrap()]);
-        }
+        scripts::remove_users(self.world);
         until("the driver's pods are gone", seconds(90), || {
             let pods = kubectl.try_run(&["get", "pods", "-o", "name"])?;
             if pods.contains("csi-rbdplugin") { Err(pods) } else { Ok(()) }
