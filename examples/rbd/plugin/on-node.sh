@@ -185,9 +185,8 @@ purge() {
     local list=/tmp/rbd-csi-folders.$$ folder mount device devices users
     : >"$list"
     { pod_folders; staging_folders; } | while read -r folder; do
+        devices=$(devices_of "$folder" | sort -un | paste -s -d ' ' -)
         # Not quoted: a word for each.
-        # shellcheck disable=SC2046,SC2116
-        devices=$(echo $(devices_of "$folder" | sort -un))
         # shellcheck disable=SC2086
         users=$(users_of $devices)
         if [ -z "$users" ]; then echo "$folder $devices" >>"$list"; else echo "not touched, in use by $users: $folder"; fi
