@@ -45,9 +45,10 @@ read_options() {
 }
 
 # One kubectl for each kind of pod: only with a label can it follow several. It would stop at the
-# first container without a log, as most are that have none before theirs (--previous).
+# first container without a log, as most are that have none before theirs (--previous). In the
+# place of the shell that starts it, so that end_jobs finds it.
 logs_of() {
-    "${KUBECTL_WORDS[@]}" --namespace "$NAMESPACE" logs --prefix --ignore-errors --max-log-requests=200 "--tail=$TAIL" \
+    exec "${KUBECTL_WORDS[@]}" --namespace "$NAMESPACE" logs --prefix --ignore-errors --max-log-requests=200 "--tail=$TAIL" \
         "${CONTAINERS[@]}" ${FLAGS[@]+"${FLAGS[@]}"} "$@"
 }
 

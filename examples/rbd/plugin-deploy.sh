@@ -197,7 +197,7 @@ roll_out_failed() {
     local silent way_out=()
     silent=$(silent_nodes) || silent=""
     [[ $1 != "$DAEMONSET" || -z $silent ]] ||
-        way_out=("Not ready: ${silent//$'\n'/, }. That holds up the update of all nodes. Delete what will never be"
+        way_out=("Not ready: ${silent//$'\n'/, }. That holds up the update of all nodes. Delete a node that will not come back"
             "($KUBECTL delete node NAME), or update the others yourself, node by node:"
             "$KUBECTL -n $NAMESPACE delete pod -l app=$DAEMONSET --field-selector spec.nodeName=NODE")
     die "$1 is not ready after $TIMEOUT seconds; what is missing stands above" \

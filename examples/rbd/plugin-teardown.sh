@@ -122,7 +122,7 @@ refuse_while_used() {
 end_attachments() {
     local left volume name
     attachments | awk '{ print $3 }' | while read -r name; do
-        k delete volumeattachment "$name" --wait=false | sed 's/^/   /'
+        k delete volumeattachment "$name" --ignore-not-found --wait=false | sed 's/^/   /'
     done
     left=$(attachments)
     while read -r volume _ name; do
@@ -152,7 +152,7 @@ take_finalizer() {
     [[ -n $at ]] || return 0
     say "no csi-attacher ends $1, as none runs or its volume is gone: its finalizer is taken away"
     k patch volumeattachment "$1" --type=json -p '[{"op":"test","path":"/metadata/finalizers/'"$at"'","value":"'"$own"'"},
-        {"op":"remove","path":"/metadata/finalizers/'"$at"'"}]' | sed 's/^/   /'
+        {"op":"remove","path":"/metadata/finalizers/'"$at"'"}]' | sed 's/^/   /' || true # it may be gone by now
 }
 
 refuse_volumes_left() {

@@ -63,3 +63,11 @@ pub fn teardown(world: &World) {
     scripts::teardown(world, &[]);
     world.kubectl.delete(seconds(30), &["-f", checkout(SETTINGS).to_str().unwrap()]);
 }
+
+/// The same after something failed, as far as it goes: what follows begins without a driver.
+pub fn remove(world: &World) {
+    scripts::remove_users(world);
+    let all = ["--keep-volumes", "--purge-node-residue", "--keep-node-residue"];
+    drop(scripts::try_teardown(world, &all));
+    world.kubectl.delete(seconds(30), &["-f", checkout(SETTINGS).to_str().unwrap()]);
+}

@@ -143,7 +143,9 @@ fn api_server(space: &Space) {
     space.apply(&[claim("old"), on(ticking_pod("old", "old"), NODES[0])]);
     space.ready("old");
     let ticks_before = ticks(space, "old").unwrap();
-    space.if_it_fails(|| _ = signal(space.world, "CONT", CONTROLLER));
+    let world = space.world;
+    space.if_it_fails_first(|| _ = signal(world, "CONT", CONTROLLER));
+    space.if_it_fails_first(|| _ = world.lab.lab(&["kube-start", "apiserver"]));
     assert!(signal(space.world, "STOP", CONTROLLER) > 0, "no controller runs");
     let names: Vec<String> = (0..CLAIMS).map(|i| format!("n{i}")).collect();
     space.apply(&names.iter().map(|name| claim(name)).collect::<Vec<_>>());

@@ -31,15 +31,15 @@ const CLASS: &str = "of-the-chart";
 /// not know of, 8 all is as before.
 fn steps(space: &Space) {
     let world = space.world;
+    space.if_it_fails(|| world.kubectl.delete(GONE, &["namespace", NAMESPACE]));
     space.if_it_fails(|| {
-        release(world, "uninstall", None);
-        drop(scripts::try_teardown(
-            world,
-            &["--namespace", NAMESPACE, "--keep-volumes", "--keep-node-residue"],
-        ));
-        world.kubectl.delete(GONE, &["namespace", NAMESPACE]);
+        let all = ["--namespace", NAMESPACE, "--keep-volumes", "--keep-node-residue"];
+        drop(scripts::try_teardown(world, &all));
     });
+    space.if_it_fails(|| release(world, "uninstall", None));
     let before = Snapshot::take(world);
+    world.kubectl.run(&["create", "namespace", NAMESPACE]);
+    world.kubectl.run(&["label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=privileged"]);
     release(world, "install", Some(&values(4)));
     println!("  installed");
 
@@ -80,7 +80,7 @@ fn steps(space: &Space) {
     before.wait_until_as(world);
 }
 
-/// The namespace, which Helm made and keeps; the leases of csi-provisioner and csi-attacher; the
+/// The namespace, which was made for Helm; the leases of csi-provisioner and csi-attacher; the
 /// kubelet's folders for the driver.
 fn left_by_helm(line: &str) -> bool {
     let objects = [

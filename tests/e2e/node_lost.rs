@@ -39,6 +39,10 @@ fn steps(space: &Space) {
     let victims: Vec<&String> = pods.iter().filter(|pod| space.node_of(pod) == dead).collect();
     println!("  {dead} has {victims:?}");
 
+    let (lost, taint) = (dead.clone(), format!("{TAINT}-"));
+    space.if_it_fails_first(move || drop(world.kubectl.try_run(&["taint", "node", &lost, &taint])));
+    let lost = dead.clone();
+    space.if_it_fails_first(move || world.node(&lost).start());
     world.node(&dead).kill();
     let taken = until(&format!("{dead} is not ready"), seconds(120), || {
         let node = world.kubectl.try_get(&["node", &dead])?;

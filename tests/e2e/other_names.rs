@@ -30,12 +30,12 @@ const OPTIONS: [&str; 6] = ["--namespace", NAMESPACE, "--driver-name", NAME, "--
 /// the pod on the other node, 4 refused under the usual names, 5 removed, 6 all as before.
 fn steps(space: &Space) {
     let world = space.world;
+    space.if_it_fails(|| kubelets(world, &[]));
+    space.if_it_fails(|| world.kubectl.delete(GONE, &["namespace", NAMESPACE]));
     space.if_it_fails(|| {
         world.kubectl.delete(GONE, &["storageclass", CLASS]);
         let keep = ["--keep-volumes", "--keep-node-residue"];
         drop(scripts::try_teardown(world, &[&OPTIONS[..], &keep].concat()));
-        world.kubectl.delete(GONE, &["namespace", NAMESPACE]);
-        kubelets(world, &[]);
     });
     kubelets(world, &[OTHER_KUBELET]);
     world.kubectl.run(&["create", "namespace", NAMESPACE]);
@@ -97,7 +97,7 @@ fn renamed(file: &str) -> String {
     text.replace("namespace: default", &format!("namespace: {NAMESPACE}")).replace(DRIVER, NAME)
 }
 
-/// Where images are mounted in a node, but for containers' own mounts.
+/// Where images are mounted in a node.
 fn mounts(node: &Node) -> Vec<String> {
     let text = node.shell("grep ' /dev/rbd' /proc/self/mountinfo | cut -d' ' -f5");
     text.lines().map(str::to_owned).collect()

@@ -6,6 +6,7 @@
 //! nothing of it any more; and somebody takes the objects away by force.
 
 use super::ceph;
+use super::deployment;
 use super::disturbed::goes_on_writing;
 use super::objects::{DATA, claim, on, pod, ticking_pod};
 use super::run::Test;
@@ -31,13 +32,7 @@ const PURGE: &str = "--purge-node-residue";
 /// and all is as before, the images untouched.
 fn steps(space: &Space) {
     let world = space.world;
-    space.if_it_fails(|| {
-        scripts::remove_users(world);
-        drop(scripts::try_teardown(
-            world,
-            &["--keep-volumes", "--purge-node-residue", "--keep-node-residue"],
-        ));
-    });
+    space.if_it_fails(|| deployment::remove(world));
     let node = world.node(NODES[0]);
     let before = Snapshot::take(world);
     scripts::deploy(world, &[]);
@@ -254,6 +249,16 @@ impl Foreign {
     fn make(space: &Space, node: &Node) -> Self {
         let image = "e2e-of-another-driver";
         let folder = "/var/lib/kubelet/plugins/kubernetes.io/csi/another.example.com/0123";
+        let (world, name) = (space.world, NODES[0]);
+        space.if_it_fails(move || ceph::remove_image(world, &format!("{POOL}/{image}")));
+        space.if_it_fails(move || {
+            world.node(name).shell(&format!(
+                "umount {folder}/globalmount/x || true; rm -rf --one-file-system $(dirname {folder})
+                 for device in /sys/bus/rbd/devices/*; do
+                     [ \"$(cat $device/name)\" != {image} ] || echo ${{device##*/}} >/sys/bus/rbd/remove_single_major
+                 done"
+            ));
+        });
         ceph::make_image(space.world, &format!("{POOL}/{image}"), 16);
         let device = ceph::map(node, &format!("{POOL}/{image}"));
         node.shell(&format!(

@@ -19,14 +19,12 @@ pub struct Test {
     pub name: &'static str,
     pub about: &'static str,
     pub steps: fn(&Space),
-    /// A test that deploys and removes the driver itself looks for residue itself, too.
-    pub checked: bool,
 }
 
 impl Test {
     /// A test after which nothing may be left.
     pub const fn new(name: &'static str, about: &'static str, steps: fn(&Space)) -> Self {
-        Self { name, about, steps, checked: true }
+        Self { name, about, steps }
     }
 }
 
@@ -68,12 +66,10 @@ impl Run {
     /// Runs a test in a namespace of its own; afterwards nothing of it may be left.
     pub fn one(&mut self, world: &World, test: &Test) {
         self.step(world, test.name, test.about, |space| {
-            let before = test.checked.then(|| world.residue());
+            let before = world.residue();
             (test.steps)(space);
             space.remove();
-            if let Some(before) = before {
-                world.wait_until_left(&before);
-            }
+            world.wait_until_left(&before);
         });
     }
 
@@ -83,8 +79,10 @@ impl Run {
         let about = "plugin-deploy.sh, secret and StorageClass on a clean cluster";
         let mut before = None;
         let deployed = self.step(world, "deploy", about, |space| {
+            let world = space.world;
             before = Some(Snapshot::take(world));
-            deployment::deploy(space.world);
+            space.if_it_fails(|| deployment::remove(world));
+            deployment::deploy(world);
         });
         if !deployed {
             return self.not_run(tests.iter().copied());
@@ -92,7 +90,9 @@ impl Run {
         tests.iter().for_each(|test| self.one(world, test));
         let about = "plugin-teardown.sh after all that: cluster and nodes are as before";
         self.step(world, "teardown", about, |space| {
-            deployment::teardown(space.world);
+            let world = space.world;
+            space.if_it_fails(|| deployment::remove(world));
+            deployment::teardown(world);
             before.iter().for_each(|before| before.wait_until_as(world));
         });
     }
@@ -112,9 +112,10 @@ impl Run {
             println!("---- {name} failed: {text}\n{}\n---- end of {name}", explain(world, space.as_ref()));
         }
         if let Some(space) = &space {
-            space.clear();
-            if ended.is_err() {
-                space.undo();
+            if ended.is_ok() {
+                space.clear();
+            } else {
+                space.clear_failed();
             }
         }
         println!("test {name} … {} ({seconds:.0} s)\n", if ended.is_ok() { "ok" } else { "FAILED" });

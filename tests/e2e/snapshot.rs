@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::wait::{seconds, until};
-use super::world::{NODES, World};
+use super::world::{NODES, OTHER_KUBELET, World};
 
 /// One line for each thing.
 pub struct Snapshot(BTreeSet<String>);
@@ -21,7 +21,7 @@ cut -d' ' -f5 /proc/self/mountinfo | grep -vE '^/run/containerd|^/run/netns|^/va
 for device in /sys/bus/rbd/devices/*; do [ -e $device ] && echo device $device; done
 # plugins/kubernetes.io/csi is the kubelet's own, for the volumes of all drivers.
 for place in plugins plugins_registry pods; do
-    find /var/lib/kubelet/$place /srv/kubelet/$place -xdev 2>/dev/null | grep -vxE '.*/plugins/kubernetes.io(/csi)?' | sed 's/^/folder /'
+    find /var/lib/kubelet/$place $OTHER_KUBELET/$place -xdev 2>/dev/null | grep -vxE '.*/plugins/kubernetes.io(/csi)?' | sed 's/^/folder /'
 done
 find /run/mount -type f -size +0 2>/dev/null | sed 's/^/libmount /'
 ls -d /etc/ceph* /etc/ceph-csi* /csi /tmp/csi 2>/dev/null | sed 's/^/folder /'
@@ -36,7 +36,8 @@ impl Snapshot {
             found.extend(lines(item));
         }
         for name in NODES {
-            let text = world.node(name).exec(&["sh", "-c", NODE]);
+            let text =
+                world.node(name).exec(&["env", &format!("OTHER_KUBELET={OTHER_KUBELET}"), "sh", "-c", NODE]);
             found.extend(text.lines().map(|line| format!("{name}: {line}")));
         }
         Self(found)

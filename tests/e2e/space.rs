@@ -19,6 +19,8 @@ pub const GONE: Duration = seconds(120);
 /// The same of all that a failed test may have left, fifty pods at worst.
 const LEFT_BEHIND: Duration = seconds(600);
 
+type Undo<'a> = Box<dyn FnOnce() + 'a>;
+
 pub struct Space<'a> {
     pub world: &'a World,
     pub name: String,
@@ -26,15 +28,23 @@ pub struct Space<'a> {
     pub kubectl: Kubectl,
     /// Cluster-wide objects that the test made, as kind/name.
     wide: RefCell<Vec<String>>,
-    /// What a test that stops half-way has to undo.
-    undo: RefCell<Vec<Box<dyn FnOnce() + 'a>>>,
+    /// What is to be undone when the test stops half-way, before and after that.
+    restore: RefCell<Vec<Undo<'a>>>,
+    undo: RefCell<Vec<Undo<'a>>>,
 }
 
 impl<'a> Space<'a> {
     pub fn new(world: &'a World, test: &str) -> Self {
         let name = format!("e2e-{test}").replace('_', "-");
         let kubectl = world.kubectl.within(&name);
-        let space = Self { world, name, kubectl, wide: RefCell::default(), undo: RefCell::default() };
+        let space = Self {
+            world,
+            name,
+            kubectl,
+            wide: RefCell::default(),
+            restore: RefCell::default(),
+            undo: RefCell::default(),
+        };
         let namespace =
             json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": space.name } });
         space.kubectl.create(&[namespace]);
@@ -60,6 +70,12 @@ impl<'a> Space<'a> {
             ));
         }
         self.kubectl.apply(objects);
+    }
+
+    /// What is to be done when the test stops half-way, so that its objects can be removed: a
+    /// stopped part of the cluster started.
+    pub fn if_it_fails_first(&self, undo: impl FnOnce() + 'a) {
+        self.restore.borrow_mut().push(Box::new(undo));
     }
 
     /// What is to be done when the test stops half-way, after its objects are removed.
@@ -152,11 +168,17 @@ impl<'a> Space<'a> {
         }
     }
 
-    /// Does what [`Self::if_it_fails`] was told, as far as it goes.
-    pub fn undo(&self) {
-        for undo in self.undo.borrow_mut().drain(..).rev() {
+    /// Does what the two were told, as far as it goes: the last first.
+    pub fn clear_failed(&self) {
+        self.undo(&self.restore);
+        self.clear();
+        self.undo(&self.undo);
+    }
+
+    fn undo(&self, all: &RefCell<Vec<Undo<'a>>>) {
+        for undo in all.borrow_mut().drain(..).rev() {
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(undo)).is_err() {
-                println!("what {} changed besides could not be undone", self.name);
+                println!("what {} changed besides could not all be undone", self.name);
             }
         }
     }

@@ -71,6 +71,7 @@ fn still_running(space: &Space) {
 fn rolled_out(space: &Space) {
     let world = space.world;
     running(space);
+    space.if_it_fails(|| scripts::update(world, &[]));
     let next = next_version(world);
     for image in [next, image()] {
         scripts::update(world, &["--image", &image]);

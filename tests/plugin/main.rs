@@ -146,7 +146,8 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         if self.is_cut.get() {
-            self.join();
+            // A panic in here would end the whole program.
+            drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.join())));
         }
     }
 }

@@ -154,8 +154,8 @@ lookers_end() {
 UNLOOKED="cannot be looked at"
 on_nodes() {
     local node pod container started=0 limit=60
-    # Each umount in it may take half a minute.
-    [[ $1 != purge ]] || limit=$TIMEOUT
+    # There may be much to look through, and an umount may take half a minute.
+    [[ $1 = look ]] || limit=$TIMEOUT
     while read -r node pod container; do
         [[ -n $node ]] || continue
         in_pod "$pod" "$container" "$limit" "$@" >"$FOLDER/node-$node" 2>&1 || echo "$UNLOOKED" >>"$FOLDER/node-$node" &

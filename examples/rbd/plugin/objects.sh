@@ -69,8 +69,8 @@ cluster_users() {
 
 users_shortened() { awk 'NR <= 5 { print } END { if (NR > 5) print NR - 5 " more" }'; }
 
-# What users make for the driver and only they delete, as words for kubectl: classes, the secrets
-# that these name, and config maps that plugin-deploy.sh has not made.
+# What users make for the driver and only they delete, as words for kubectl: classes, the nodes'
+# secrets that these name, and config maps that plugin-deploy.sh has not made.
 users_objects() {
     local classes maps
     classes=$(k get storageclasses -o go-template='{{range .items}}{{if eq .provisioner "'"$DRIVER_NAME"'"}}storageclass {{.metadata.name}}{{"\n"}}{{/*

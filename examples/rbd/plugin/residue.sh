@@ -26,7 +26,7 @@ reach_nodes() {
     UNSEEN=$(awk '$2 != "True" { print $1 " (not ready)" }' <<<"$nodes")
     plugins=$(awk 'NR == FNR { if ($2 != "True") silent[$1]; next } !($1 in silent)' <(echo "$nodes") <(echo "$plugins"))
     LOOKED_AT=$(awk -v c="$CONTAINER" 'NF { print $1, $2, c }' <<<"$plugins")
-    others=$(awk '$2 == "True" { print $1 }' <<<"$nodes" | grep -vxF "$(awk '{ print $1 }' <<<"$plugins")" || true)
+    others=$(awk 'NR == FNR { seen[$1]; next } $2 == "True" && !($1 in seen) { print $1 }' <(echo "$plugins") <(echo "$nodes"))
     [[ -n $others ]] || return 0
     if ! lookers_start privileged <<<"$others"; then
         say "no pod with the image $(image) runs there:"
@@ -34,7 +34,7 @@ reach_nodes() {
     fi
     running=$(lookers)
     LOOKED_AT+=$'\n'$running
-    others=$(grep -vxF "$(awk '{ print $1 }' <<<"$running")" <<<"$others" || true)
+    others=$(awk 'NR == FNR { seen[$1]; next } !($1 in seen)' <(echo "$running") <(echo "$others"))
     [[ -z $others ]] || UNSEEN+=${UNSEEN:+$'\n'}$others
 }
 

@@ -2,7 +2,7 @@
 # What the scripts beside this folder share: their settings, their messages, kubectl with
 # time limits, and the manifests as they are applied.
 #
-# What a reader gets wrong: only bash 3.2, sed and kubectl are taken for granted here, for
+# What a reader gets wrong: only bash 3.2, kubectl and POSIX's tools are taken for granted, for
 # people deploy from their own machine, which may be no Linux: no jq, no timeout, no mapfile.
 set -euo pipefail
 
@@ -200,14 +200,14 @@ make_folder() {
     FOLDER=$(mktemp -d)
     at_end remove_folder
 }
-remove_folder() { rm -r "$FOLDER"; }
+remove_folder() { rm -rf "$FOLDER"; }
 
 # Whoever ends without a word of its own was stopped by a command that failed.
 TOLD=""
 finish() {
     local status=$? end
-    for end in ${ENDS[@]+"${ENDS[@]}"}; do "$end"; done
+    for end in ${ENDS[@]+"${ENDS[@]}"}; do "$end" || true; done
     [[ $status = 0 || -n $TOLD ]] || printf '\n%s: stopped by the error above; it can be run again\n' "$(basename "$0")" >&2
 }
 trap finish EXIT
-trap 'exit 130' INT TERM
+trap 'TOLD=yes; exit 130' INT TERM

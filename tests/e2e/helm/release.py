@@ -23,8 +23,6 @@ def main():
             return
         with helm.Chart.load(CHART) as chart:
             options = {"namespace": namespace, "wait": "watcher", "timeout": SECONDS}
-            if verb == "install":
-                options["create_namespace"] = True
             act = {"install": cluster.install, "upgrade": cluster.upgrade}[verb]
             said = act(chart, release, json.loads(Path(values[0]).read_text()), **options)
     print({key: said.get(key) for key in ("name", "namespace", "revision", "status")})
