@@ -10,9 +10,10 @@ mod checkout;
 mod ends;
 mod support;
 
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::lab::{Lab, LabSpec, script};
@@ -67,7 +68,11 @@ fn a_node_that_is_cut_off_still_takes_commands() {
 
     // A power failure: what ran is gone, the node boots again as another boot.
     let boot = node.exec(&["cat", "/proc/sys/kernel/random/boot_id"]);
-    let mut running = node.command(&["sleep", "1000"]).spawn().unwrap();
+    let mut command = node.command(&["sh", "-c", "echo running; exec sleep 1000"]);
+    let mut running = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(running.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "running\n");
     node.kill();
     assert_eq!(running.wait().unwrap().code(), Some(255), "the node died under the command");
     node.start();
