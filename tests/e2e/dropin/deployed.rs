@@ -110,7 +110,9 @@ impl<'a> Deployment<'a> {
             }
         }
         for node in NODES {
-            self.world.node(node).shell(&format!("rm -rf /var/lib/kubelet/plugins/{DRIVER}"));
+            self.world.node(node).shell(&format!(
+                "cd /var/lib/kubelet/plugins; rm -rf {DRIVER}; rmdir kubernetes.io/csi/{DRIVER} 2>/dev/null || true"
+            ));
         }
     }
 }
