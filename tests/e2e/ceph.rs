@@ -30,13 +30,19 @@ pub fn remove_volume(world: &World, image: &str) {
     cluster.rados(&["-p", POOL, "rmomapkey", "csi.volumes.default", &format!("csi.volume.{name}")]);
 }
 
-/// Maps an image in a node, with the user of the examples; gives the device.
-pub fn map(node: &Node, spec: &str) -> String {
+/// The Ceph user of examples/rbd/secret.yaml: its id and its key.
+pub fn user() -> (String, String) {
     let secret = std::fs::read_to_string(checkout("examples/rbd/secret.yaml")).unwrap();
-    let key = secret.lines().find_map(|line| line.trim().strip_prefix("userKey: ")).unwrap();
+    let of = |name: &str| secret.lines().find_map(|line| line.trim().strip_prefix(name)).unwrap();
+    (of("userID: ").trim().to_owned(), of("userKey: ").trim().to_owned())
+}
+
+/// Maps an image in a node, with that user; gives the device.
+pub fn map(node: &Node, spec: &str) -> String {
+    let (id, key) = user();
     node.shell(&format!(
         "printf '%s' '{key}' >/tmp/keyfile-e2e
-         rbd --id kubernetes -m 10.99.0.1:6789 --keyfile=/tmp/keyfile-e2e map {spec} --options noudev
+         rbd --id {id} -m 10.99.0.1:6789 --keyfile=/tmp/keyfile-e2e map {spec} --options noudev
          rm /tmp/keyfile-e2e"
     ))
 }

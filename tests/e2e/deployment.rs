@@ -26,8 +26,7 @@ pub fn deploy(world: &World) {
 pub fn wait_until_registered(world: &World) {
     until("the driver is registered on all nodes", seconds(90), || {
         in_csinodes(world)?;
-        let pods = world.kubectl.try_get(&["pods", "-n", DRIVER_NAMESPACE, "-l", "app=csi-rbdplugin"])?;
-        let pods = pods["items"].as_array().cloned().unwrap_or_default();
+        let pods = world.kubectl.try_items(&["pods", "-n", DRIVER_NAMESPACE, "-l", "app=csi-rbdplugin"])?;
         let names: Vec<&str> = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
         for name in &names {
             if !says_yes(world, name, METRICS_PORT, "rbd_csi_kubelet_registered")? {
@@ -40,11 +39,11 @@ pub fn wait_until_registered(world: &World) {
 
 /// The kubelets of all nodes know the driver.
 pub fn in_csinodes(world: &World) -> Result<(), String> {
-    let nodes = world.kubectl.try_get(&["csinodes"])?;
+    let nodes = world.kubectl.try_items(&["csinodes"])?;
     let has = |node: &&Value| {
         node["spec"]["drivers"].as_array().is_some_and(|drivers| drivers.iter().any(|d| d["name"] == DRIVER))
     };
-    let count = nodes["items"].as_array().into_iter().flatten().filter(has).count();
+    let count = nodes.iter().filter(has).count();
     if count == NODES.len() { Ok(()) } else { Err(format!("{count} CSINodes have the driver")) }
 }
 

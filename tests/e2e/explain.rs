@@ -51,8 +51,7 @@ fn section(text: &mut String, arguments: &[&str], answer: Result<String, String>
 
 /// The ends of the logs of driver and sidecars, and of containers that ended before.
 fn logs(world: &World, text: &mut String) {
-    let pods = world.kubectl.try_get(&["pods", "-n", DRIVER_NAMESPACE]);
-    let pods = pods.ok().and_then(|list| list["items"].as_array().cloned()).unwrap_or_default();
+    let pods = world.kubectl.try_items(&["pods", "-n", DRIVER_NAMESPACE]).unwrap_or_default();
     for pod in pods {
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
         if !name.starts_with("csi-") {

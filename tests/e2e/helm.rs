@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 
+use super::ceph;
 use super::disturbed::goes_on_writing;
 use super::objects::{DATA, claim_with, on, pod, ticking_pod};
 use super::run::Test;
@@ -98,13 +99,12 @@ fn left_by_helm(line: &str) -> bool {
 
 /// What a user writes into my-values.yaml.
 fn values(log_level: u8) -> Value {
-    let secret = std::fs::read_to_string(checkout("examples/rbd/secret.yaml")).unwrap();
-    let of = |key: &str| secret.lines().find_map(|line| line.trim().strip_prefix(key)).unwrap().trim();
+    let (id, key) = ceph::user();
     json!({
         "csiConfig": [{ "clusterID": CLUSTER_ID, "monitors": ["10.99.0.1:6789"] }],
         "logLevel": log_level,
         "storageClass": { "create": true, "name": CLASS, "clusterID": CLUSTER_ID, "pool": POOL },
-        "secret": { "create": true, "userID": of("userID:"), "userKey": of("userKey:") },
+        "secret": { "create": true, "userID": id, "userKey": key },
     })
 }
 

@@ -72,7 +72,12 @@ impl Kubectl {
 
     /// The items of `get …`.
     pub fn items(&self, arguments: &[&str]) -> Vec<Value> {
-        self.get(arguments)["items"].as_array().cloned().unwrap_or_default()
+        self.try_items(arguments).unwrap_or_else(|text| panic!("{text}"))
+    }
+
+    pub fn try_items(&self, arguments: &[&str]) -> Result<Vec<Value>, String> {
+        let list = self.try_get(arguments)?;
+        list["items"].as_array().cloned().ok_or_else(|| format!("get {}: no list", arguments.join(" ")))
     }
 
     /// What the API server says at a path.

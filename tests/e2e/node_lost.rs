@@ -56,8 +56,7 @@ fn steps(space: &Space) {
     println!("  {dead} is not ready after {:.0} s", taken.as_secs_f64());
     world.kubectl.run(&["taint", "node", &dead, &format!("{TAINT}=nodeshutdown:NoExecute")]);
     let taken = until("all pods are on the other node", seconds(300), || {
-        let list = space.kubectl.try_get(&["pods"])?;
-        let pods = list["items"].as_array().cloned().unwrap_or_default();
+        let pods = space.kubectl.try_items(&["pods"])?;
         let there = pods.iter().filter(|pod| pod["spec"]["nodeName"] == other).count();
         if pods.len() == 3 && there == 3 { Ok(()) } else { Err(format!("{there} of {}", pods.len())) }
     });

@@ -8,8 +8,7 @@ use std::path::PathBuf;
 
 use super::objects::{DATA, claim, on, pod};
 use super::run::Test;
-use super::scripts;
-use super::scripts::USERS;
+use super::scripts::{self, USERS};
 use super::snapshot::Snapshot;
 use super::space::{GONE, PROMPTLY, Space};
 use super::support::lab::Node;

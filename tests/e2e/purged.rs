@@ -203,8 +203,8 @@ impl Left {
         space.delete(&["pod/leaver"]);
         forget(space, node);
         until("the volume is detached", GONE, || {
-            let left = kubectl.try_get(&["volumeattachments"])?;
-            if left["items"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(left.to_string()) }
+            let left = kubectl.try_items(&["volumeattachments"])?;
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         });
         drop(holder);
         take_away(space, "left", &volume);

@@ -46,8 +46,8 @@ impl Residue {
 }
 
 fn kubernetes(world: &World, found: &mut BTreeSet<String>) {
-    let items = match world.kubectl.try_get(&["persistentvolumes,volumeattachments"]) {
-        Ok(list) => list["items"].as_array().cloned().unwrap_or_default(),
+    let items = match world.kubectl.try_items(&["persistentvolumes,volumeattachments"]) {
+        Ok(items) => items,
         Err(text) => {
             found.insert(format!("Kubernetes could not be asked: {text}"));
             return;

@@ -57,8 +57,8 @@ fn steps(space: &Space) {
     kubectl.delete(GONE, &["pod", POD_NAME]);
     kubectl.delete(GONE, &["pvc", CLAIM]);
     until("the volume is gone", GONE, || {
-        let volumes = kubectl.try_get(&["persistentvolumes"])?;
-        if volumes["items"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(volumes.to_string()) }
+        let volumes = kubectl.try_items(&["persistentvolumes"])?;
+        if volumes.is_empty() { Ok(()) } else { Err(format!("{volumes:?}")) }
     });
     clock.tell("pod, claim and volume gone");
     deployment::teardown(world);

@@ -5,6 +5,7 @@ use super::objects::{DATA, claim, pod};
 use super::run::Test;
 use super::scripts;
 use super::space::{PROMPTLY, Space};
+use super::world::CLASS;
 
 pub const TESTS: &[Test] = &[
     Test::new(
@@ -26,6 +27,7 @@ fn refused(space: &Space) {
     let text = scripts::try_teardown(space.world, &[]).expect_err("a pod uses a volume");
     assert!(text.contains(&volume) && text.contains("user"), "names volume {volume} and pod user:\n{text}");
     space.sh("user", &format!("echo still >{DATA}/mark"));
+    assert!(space.world.kubectl.try_get(&["storageclass", CLASS]).is_ok(), "the class is still there");
     // The driver is still there for it.
     space.delete(&["pod/user"]);
     let text = scripts::try_teardown(space.world, &[]).expect_err("there is a claim");

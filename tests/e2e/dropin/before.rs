@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::ceph;
 use crate::objects::claim;
 use crate::space::{PROMPTLY, Space};
 use crate::support::lab::{Node, succeed};
@@ -164,28 +165,23 @@ fn make_in_ceph(world: &World, name: &str, image: &str, namespace: &str) {
 
 /// On the node, with the programs and options that ceph-csi uses; gives the device.
 fn stage(node: &Node, folder: &str, handle: &str, image: &str) -> String {
-    let secret = std::fs::read_to_string(crate::world::checkout("examples/rbd/secret.yaml")).unwrap();
-    let key = secret.lines().find_map(|line| line.trim().strip_prefix("userKey: ")).unwrap().to_owned();
     let stash = json!({
         "Version": 3, "pool": POOL, "radosNamespace": "", "image": image, "unmapOptions": "", "accessType": false,
         "encrypted": false, "device": "", "logDir": "", "logFileStrategy": "",
     });
     let data = json!({ "driverName": DRIVER, "volumeHandle": handle });
+    let device = ceph::map(node, &format!("{POOL}/{image}"));
     node.shell(&format!(
         "mkdir -p {folder}/globalmount && cd {folder}
          printf '%s' '{data}' >vol_data.json
          printf '%s' '{stash}' >globalmount/image-meta.json && chmod 600 globalmount/image-meta.json
-         printf '%s' '{key}' >/tmp/keyfile-before
-         device=$(rbd --id kubernetes -m 10.99.0.1:6789 --keyfile=/tmp/keyfile-before map {POOL}/{image} \
-             --device-type krbd --options noudev)
-         rm /tmp/keyfile-before
-         mkfs.ext4 -q -m0 -Enodiscard,lazy_itable_init=1,lazy_journal_init=1 $device
+         mkfs.ext4 -q -m0 -Enodiscard,lazy_itable_init=1,lazy_journal_init=1 {device}
          mkdir -m 750 globalmount/{handle}
-         mount -t ext4 -o _netdev $device globalmount/{handle}
+         mount -t ext4 -o _netdev {device} globalmount/{handle}
          echo {MARK} >globalmount/{handle}/mark
-         sync
-         echo $device"
-    ))
+         sync"
+    ));
+    device
 }
 
 fn sha256(text: &str) -> String {

@@ -67,8 +67,7 @@ impl<'a> Deployment<'a> {
     }
 
     fn pods(&self, app: &str) -> Result<Vec<Value>, String> {
-        let pods = self.world.kubectl.try_get(&["pods", "-l", &format!("app={app}")])?;
-        Ok(pods["items"].as_array().cloned().unwrap_or_default())
+        self.world.kubectl.try_items(&["pods", "-l", &format!("app={app}")])
     }
 
     /// No container of our image ended by itself (a sidecar ends when it loses its lease),
