@@ -16,6 +16,8 @@ pub mod telemetry;
 
 pub mod csi;
 
+pub mod controller;
+pub mod node;
 pub mod volume;
 
 pub mod ceph;

@@ -14,21 +14,21 @@ use tonic::service::Routes;
 
 use crate::ceph::Connections;
 use crate::config::ConfigFiles;
+use crate::controller::ask::attach::Attacher;
+use crate::controller::{Controller, ControllerOptions};
 use crate::health::Health;
 use crate::host::thread::on_thread;
 use crate::host::{hardening, krbd, module, pids};
 use crate::kube::Kube;
+use crate::node::mapping;
+use crate::node::{Node, NodeOptions};
 use crate::options::{MapWith, Options, Role};
 use crate::registration::{self, Plugin};
 use crate::server::stop::Stop;
 use crate::server::{self, Listener};
 use crate::telemetry::{http, log};
-use crate::volume::attach::Attacher;
-use crate::volume::controller::{Controller, ControllerOptions};
-use crate::volume::mapping;
-use crate::volume::node::{Node, NodeOptions};
+use crate::volume::image::resolve::Resolver;
 use crate::volume::operation::Operations;
-use crate::volume::resolve::Resolver;
 use crate::{csi, liveness};
 
 /// Threads that run futures; the driver waits far more than it computes.

@@ -1,4 +1,4 @@
-//! What `volume::mapping` decides before and after the kernel is asked: taking a mapping
+//! What `node::mapping` decides before and after the kernel is asked: taking a mapping
 //! over, waiting for another client, naming who is in the way, never hanging.
 //!
 //! What a reader gets wrong: the functions of `inside` run in the lab's node, each in a
@@ -175,9 +175,9 @@ mod inside {
 
     use rbd_csi::ceph::{Connection, Connections, Credentials, Header, ImageId, Pool};
     use rbd_csi::host::krbd::{self, Mapping};
+    use rbd_csi::node::mapping::{MapWith, Mapped, Mapper, Target};
     use rbd_csi::secret::Secret;
     use rbd_csi::volume::map_options::UnmapOptions;
-    use rbd_csi::volume::mapping::{MapWith, Mapped, Mapper, Target};
     use rbd_csi::volume::operation::{Deadline, Operations, Progress, Request};
     use rbd_csi::volume::{Kind, Result};
 

@@ -13,8 +13,8 @@ use super::proto::controller_service_capability::{Rpc, Type as Capability};
 use super::proto::validate_volume_capabilities_response::Confirmed;
 use super::unserved::unserved;
 use super::{deadline, request, status};
-use crate::volume::attach::Attacher;
-use crate::volume::controller as domain;
+use crate::controller as domain;
+use crate::controller::ask::attach::Attacher;
 
 const LIST: &str = "ControllerGetCapabilities";
 

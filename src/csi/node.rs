@@ -14,7 +14,7 @@ use super::proto::node_service_capability::{Rpc, Type as Capability};
 use super::unserved::unserved;
 use super::usage::usage;
 use super::{deadline, request};
-use crate::volume::node as domain;
+use crate::node as domain;
 
 const LIST: &str = "NodeGetCapabilities";
 

@@ -8,10 +8,10 @@ use super::node::NodeService;
 use super::proto::controller_server::ControllerServer;
 use super::proto::identity_server::IdentityServer;
 use super::proto::node_server::NodeServer;
+use crate::controller::Controller;
+use crate::controller::ask::attach::Attacher;
 use crate::health::Health;
-use crate::volume::attach::Attacher;
-use crate::volume::controller::Controller;
-use crate::volume::node::Node;
+use crate::node::Node;
 
 /// Identity always, the others when there is something behind them. A call to a
 /// service that is not there gets UNIMPLEMENTED.

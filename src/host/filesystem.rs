@@ -2,7 +2,7 @@
 //!
 //! Lives here: the allow-list, the argument lists (ceph-csi's) and the
 //! programs' verdicts. Not here: whether a device may be formatted
-//! (`volume::blank`), growing (`growth`), what mkfs would write (`foresight`).
+//! (`node::blank`), growing (`growth`), what mkfs would write (`foresight`).
 //!
 //! Easily missed: kernels' file system code trusts what it mounts, and a tenant
 //! can write any image, so kinds beyond the list are refused, not tried.

@@ -2,7 +2,7 @@
 //!
 //! Lives here: list, map and unmap, all blocking; callers use a thread of their own.
 //! Not here: which image is mapped with which options, and what the kernel's answers
-//! mean; that is `volume::mapping`.
+//! mean; that is `node::mapping`.
 //!
 //! What a reader gets wrong: the kernel does not say which device a map made, and a
 //! second map of an image makes a second device. Writing the map line may take as long

@@ -5,7 +5,7 @@
 //! So is a superblock whose checksum is wrong: it is something.
 //!
 //! Not here: whether a device may be formatted. An empty probe proves nothing
-//! (raw data has no signature); `volume::blank` does the proving.
+//! (raw data has no signature); `node::blank` does the proving.
 
 use std::fs::File;
 use std::io::{Error, Result};

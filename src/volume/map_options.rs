@@ -7,7 +7,7 @@
 //! What a reader gets wrong: errors never show a value. Somebody who writes `secret=…`
 //! here is told so without the secret going into a log.
 
-use super::error::{Error, Kind, Result};
+use crate::volume::error::{Error, Kind, Result};
 
 /// Options that say which cluster, user and namespace this is; those are the driver's own.
 const RESERVED: [&str; 7] = ["secret", "key", "name", "ip", "fsid", "pool_ns", "_pool_ns"];

@@ -7,7 +7,7 @@
 //! option and never its value. And a comma does not always end an option: the kubelet
 //! gives an SELinux label as `context="…:c15,c25"`.
 
-use super::error::{Error, Kind, Result};
+use crate::volume::error::{Error, Kind, Result};
 
 /// They turn the mount into another one, open the node to devices and setuid programs, or
 /// let the file system write to another of the node's devices (xfs(5), ext4(5)).

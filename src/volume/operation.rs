@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::error::{Error, Kind, Result};
 use crate::metrics;
+use crate::volume::error::{Error, Kind, Result};
 
 /// How long a different request for a busy key waits before it is told so.
 const PATIENCE: Duration = Duration::from_secs(2);

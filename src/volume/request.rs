@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use super::capability::{Access, AccessMode, Capability};
-pub use super::secrets::Secrets;
+pub use crate::volume::capability::{Access, AccessMode, Capability};
+pub use crate::volume::secrets::Secrets;
 
 /// CreateVolume.
 #[derive(Debug, Clone)]

@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use super::error::{Error, Kind, Result};
 use crate::ceph::Credentials;
 use crate::secret::Secret;
+use crate::volume::error::{Error, Kind, Result};
 
 /// A request's `secrets` map. Its `Debug` shows the keys only.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

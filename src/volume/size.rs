@@ -1,6 +1,6 @@
 //! How big an image becomes for a request, and whether one that exists will do.
 
-use super::error::{Error, Kind, Result};
+use crate::volume::error::{Error, Kind, Result};
 
 /// One mebibyte: sizes are rounded up to it where the limit allows.
 pub const MIB: u64 = 1 << 20;

@@ -2,8 +2,8 @@
 
 use rbd_csi::ceph::{Features, ImageSpec};
 use rbd_csi::host::filesystem::FsKind;
+use rbd_csi::node::blank::FsState;
 use rbd_csi::volume::Kind;
-use rbd_csi::volume::blank::FsState;
 use rbd_csi::volume::operation::Operations;
 
 use crate::in_the_node;

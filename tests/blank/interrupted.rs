@@ -9,10 +9,10 @@ use std::time::Duration;
 use rbd_csi::ceph::{Features, ImageSpec};
 use rbd_csi::host::filesystem::{FsKind, mkfs_arguments};
 use rbd_csi::host::foresight;
+use rbd_csi::node::blank::FsState;
+use rbd_csi::node::blank::format_mark::Mark;
 use rbd_csi::volume::Kind;
-use rbd_csi::volume::blank::FsState;
-use rbd_csi::volume::data_objects::objects_of;
-use rbd_csi::volume::format_mark::Mark;
+use rbd_csi::volume::image::data_objects::objects_of;
 
 use crate::in_the_node;
 use crate::volume::{MAPPED, MIB, PLAIN, Volume, Wish, leave, pool, run};

@@ -13,9 +13,9 @@ use rbd_csi::ceph::{Connections, Credentials, Features, Header, ImageId, ImageSp
 use rbd_csi::host::krbd::MapRequest;
 use rbd_csi::host::probe::probe;
 use rbd_csi::host::{child, krbd, module};
+use rbd_csi::node::blank::format_mark::KEY;
+use rbd_csi::node::blank::{Format, FsState, make_filesystem};
 use rbd_csi::secret::Secret;
-use rbd_csi::volume::blank::{Format, FsState, make_filesystem};
-use rbd_csi::volume::format_mark::KEY;
 use rbd_csi::volume::operation::{Deadline, Operations, Request};
 use rbd_csi::volume::{Error, Result};
 

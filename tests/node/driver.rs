@@ -8,18 +8,18 @@ use std::time::Duration;
 use rbd_csi::ceph::{Connections, Credentials, Features, ImageSpec, Pool, WriteOp};
 use rbd_csi::config::ConfigFiles;
 use rbd_csi::host::child;
+use rbd_csi::node::mapping::MapWith;
+use rbd_csi::node::stats::Health;
+use rbd_csi::node::{Node, NodeOptions};
 use rbd_csi::secret::Secret;
 use rbd_csi::volume::Result;
 use rbd_csi::volume::capability::{Access, AccessMode, Capability};
 use rbd_csi::volume::id::VolumeId;
-use rbd_csi::volume::mapping::MapWith;
-use rbd_csi::volume::node::{Node, NodeOptions};
+use rbd_csi::volume::image::resolve::Resolver;
 use rbd_csi::volume::operation::{Deadline, Operations};
 use rbd_csi::volume::request::{
     PublishRequest, Secrets, StageRequest, StatsRequest, UnpublishRequest, UnstageRequest,
 };
-use rbd_csi::volume::resolve::Resolver;
-use rbd_csi::volume::stats::Health;
 use uuid::Uuid;
 
 use super::support::inside::{KEY, variable};

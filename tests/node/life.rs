@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rbd_csi::host::mountinfo;
+use rbd_csi::node::mapping::MapWith;
 use rbd_csi::volume::Kind;
 use rbd_csi::volume::capability::{AccessMode, Capability};
-use rbd_csi::volume::mapping::MapWith;
 use rbd_csi::volume::request::Usage;
 use uuid::Uuid;
 

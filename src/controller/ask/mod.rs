@@ -1,0 +1,3 @@
+//! What a CO asks of the controller without changing anything in Ceph.
+
+pub mod attach;

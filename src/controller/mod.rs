@@ -1,0 +1,248 @@
+//! The controller's calls: each becomes an operation of its own (`operation`).
+//!
+//! Lives here: what belongs to a call as a whole — its checks before anything is
+//! touched, its key and fingerprint, its connection. The work is in `provision`,
+//! `delete` and `resolve`.
+
+pub mod ask;
+pub mod create;
+pub mod delete;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ceph::{Connection, Pool};
+use crate::volume::error::{Error, Kind, Result};
+use crate::volume::id::{self, VolumeId};
+use crate::volume::image::resolve::Resolver;
+use crate::volume::journal::Journal;
+use crate::volume::journal::creator::Creator;
+use crate::volume::operation::{Deadline, Operations, Progress, Request};
+use crate::volume::parameters::Parameters;
+use crate::volume::request::{CreateRequest, DeleteRequest, ValidateRequest, Volume};
+use crate::volume::size::CapacityRange;
+use create::{Means, Wanted};
+use delete::purge::Purger;
+use delete::{Deleted, Deletion};
+
+/// What the command line says of a controller.
+#[derive(Debug, Clone)]
+pub struct ControllerOptions {
+    /// `--clustername`.
+    pub cluster_name: Option<String>,
+    /// `--strict-parameters`.
+    pub strict_parameters: bool,
+    /// What tells this process from every other that creates volumes, and is the
+    /// same for the one that is started in its place.
+    pub identity: String,
+    /// How long another creator of the same volume is left alone before it is fenced.
+    pub takeover_grace: Duration,
+}
+
+/// The controller service.
+#[derive(Clone)]
+pub struct Controller {
+    options: Arc<ControllerOptions>,
+    resolver: Resolver,
+    operations: Operations,
+    purger: Purger,
+    creator: Creator,
+}
+
+impl Controller {
+    /// A controller that reaches its clusters through `resolver`.
+    pub fn new(options: ControllerOptions, resolver: Resolver, operations: Operations) -> Self {
+        let creator = Creator::new(&options.identity, options.takeover_grace);
+        let purger = Purger::new(&options.identity);
+        Self { options: Arc::new(options), resolver, operations, purger, creator }
+    }
+
+    /// CreateVolume.
+    ///
+    /// # Errors
+    /// See [`create::provision`]; [`Kind::InvalidArgument`] for what cannot be made.
+    pub async fn create(&self, request: CreateRequest, deadline: Deadline) -> Result<Volume> {
+        let wanted = self.check(&request)?;
+        let operation = Request {
+            key: format!("{}/{}/{}", wanted.parameters.cluster_id, wanted.parameters.pool, wanted.name),
+            rpc: "CreateVolume",
+            fingerprint: format!("{:?} {:?} {:?}", wanted.capacity, request.capabilities, request.parameters),
+            deadline,
+        };
+        let this = self.clone();
+        self.operations
+            .run(
+                operation,
+                move |progress| async move { this.create_now(&wanted, &request, &progress).await },
+            )
+            .await
+    }
+
+    fn check(&self, request: &CreateRequest) -> Result<Wanted> {
+        if request.has_content_source {
+            return Err(not_yet("a volume from a snapshot or another volume", "volume_content_source"));
+        }
+        if request.has_topology {
+            return Err(not_yet("a volume for a topology", "accessibility_requirements"));
+        }
+        if let Some(name) = request.mutable_parameters.keys().next() {
+            let text =
+                format!("mutable parameter {name}: no parameter of a volume can be changed in this version");
+            return Err(Error::new(Kind::InvalidArgument, text));
+        }
+        create::check_capabilities(&request.capabilities)?;
+        let capacity = CapacityRange { required: request.required, limit: request.limit };
+        capacity.size()?;
+        Ok(Wanted {
+            name: request.name.clone(),
+            capacity,
+            parameters: Parameters::parse(&request.parameters, self.options.strict_parameters)?,
+            cluster_name: self.options.cluster_name.clone(),
+        })
+    }
+
+    async fn create_now(
+        &self,
+        wanted: &Wanted,
+        request: &CreateRequest,
+        progress: &Progress,
+    ) -> Result<Volume> {
+        let parameters = &wanted.parameters;
+        progress.step(format!("connecting to cluster {}", parameters.cluster_id));
+        let (cluster, credentials, connection) = self
+            .resolver
+            .connect_for(&parameters.cluster_id, &request.secrets, Kind::InvalidArgument)
+            .await?;
+        let pool = open_pool(&connection, &parameters.pool, &cluster.rados_namespace).await?;
+        let id = VolumeId { cluster_id: cluster.cluster_id, pool_id: pool.id(), uuid: uuid::Uuid::nil() };
+        if VolumeId::parse(&id.to_string()).as_ref() != Some(&id) && id.fits() {
+            let text = format!("clusterID {:?} cannot stand in a volume id: only ASCII can", id.cluster_id);
+            return Err(Error::new(Kind::InvalidArgument, text));
+        }
+        if !id.fits() {
+            let text = format!(
+                "clusterID {} makes volume ids of more than 128 bytes, which CSI forbids",
+                id.cluster_id
+            );
+            return Err(Error::new(Kind::InvalidArgument, text));
+        }
+        parameters.context(&format!("{}{}", parameters.prefix, id.uuid), pool.namespace())?;
+        let journal = self.open_journal(&pool);
+        self.purger.make_ready(&journal);
+        let means = Means {
+            creator: &self.creator,
+            purger: &self.purger,
+            mirror_daemons: cluster.mirror_daemon_count,
+        };
+        create::provision(wanted, &journal, means, &id.cluster_id, progress)
+            .await
+            .map_err(|error| with_rights(error, credentials.user(), &parameters.pool))
+    }
+
+    /// DeleteVolume.
+    ///
+    /// # Errors
+    /// As `delete::Deletion::run`.
+    pub async fn delete(&self, request: DeleteRequest, deadline: Deadline) -> Result<Deleted> {
+        if id::is_migration(&request.volume_id) {
+            let text = format!(
+                "volume {} is one of the in-tree driver, which this version does not serve: keep a ceph-csi controller for these, nothing was changed",
+                request.volume_id
+            );
+            return Err(Error::new(Kind::Precondition, text));
+        }
+        let Some(id) = VolumeId::parse(&request.volume_id) else {
+            tracing::warn!(volume = request.volume_id, "no volume has such an id: nothing to delete");
+            return Ok(Deleted::Absent);
+        };
+        let operation = Request {
+            key: request.volume_id.clone(),
+            rpc: "DeleteVolume",
+            fingerprint: String::new(),
+            deadline,
+        };
+        let this = self.clone();
+        self.operations
+            .run(operation, move |progress| async move { this.delete_now(&id, &request, &progress).await })
+            .await
+    }
+
+    async fn delete_now(
+        &self,
+        id: &VolumeId,
+        request: &DeleteRequest,
+        progress: &Progress,
+    ) -> Result<Deleted> {
+        progress.step(format!("connecting to cluster {}", id.cluster_id));
+        let (cluster, _, connection) =
+            self.resolver.connect_for(&id.cluster_id, &request.secrets, Kind::Precondition).await?;
+        let Some(pool) = connection.pool_by_id(id.pool_id, &cluster.rados_namespace).await? else {
+            tracing::warn!(
+                volume = request.volume_id,
+                pool = id.pool_id,
+                "the cluster has no such pool: nothing to delete"
+            );
+            return Ok(Deleted::Absent);
+        };
+        let journal = self.open_journal(&pool);
+        let deletion = Deletion {
+            journal: &journal,
+            creator: &self.creator,
+            purger: &self.purger,
+            mirror_daemons: cluster.mirror_daemon_count,
+            progress,
+        };
+        deletion.run(id.uuid).await
+    }
+
+    /// ValidateVolumeCapabilities: `None` when all are served, else why not.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] when there is no such volume; what Ceph answers.
+    pub async fn validate(&self, request: ValidateRequest, deadline: Deadline) -> Result<Option<String>> {
+        let this = self.resolver.clone();
+        let operation = Request {
+            key: format!("validate {}", request.volume_id),
+            rpc: "ValidateVolumeCapabilities",
+            fingerprint: format!("{:?} {:?}", request.capabilities, request.context),
+            deadline,
+        };
+        self.operations
+            .run(operation, move |progress| async move {
+                progress.step(format!("looking up volume {}", request.volume_id));
+                this.resolve(&request.volume_id, &request.context, &request.secrets, &[]).await?;
+                Ok(create::check_capabilities(&request.capabilities).err().map(|error| error.to_string()))
+            })
+            .await
+    }
+
+    fn open_journal(&self, pool: &Pool) -> Journal {
+        let journal = Journal::new(pool, &self.resolver.instance);
+        self.purger.resume(&journal);
+        journal
+    }
+}
+
+/// What the user may not do in the pool, with the rights that it lacks.
+fn with_rights(error: Error, user: &str, pool: &str) -> Error {
+    if error.kind != Kind::Denied {
+        return error;
+    }
+    let caps = format!("\"profile rbd pool={pool}\"");
+    error.while_doing(format!("client.{user} may not write to pool {pool}; does it have osd caps {caps}?"))
+}
+
+async fn open_pool(connection: &Connection, name: &str, namespace: &str) -> Result<Pool> {
+    match connection.pool(name, namespace).await {
+        Ok(pool) => Ok(pool),
+        Err(error) if error.is(libc::ENOENT) => {
+            let text = format!("pool {name} does not exist: create it, or correct the StorageClass");
+            Err(Error::new(Kind::InvalidArgument, text).because(error))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn not_yet(what: &str, field: &str) -> Error {
+    Error::new(Kind::InvalidArgument, format!("{field}: this version of the driver cannot make {what} yet"))
+}

@@ -1,0 +1,253 @@
+//! A volume's image as a device of this node, and back.
+//!
+//! Lives here: what is decided before the kernel is asked, in this order: the module is
+//! there; an existing mapping is taken over; the kernel knows the image's features; no
+//! other client uses it; librados has just reached the cluster. How the kernel is asked
+//! is `host::krbd` or, with `--map-with=rbd`, `host::rbd_program`.
+//!
+//! What a reader gets wrong: the kernel has one lock for all maps of the node while it
+//! opens a session, so a map to a cluster that does not answer stops every other volume
+//! for up to `mount_timeout`. That is why librados goes first, and why the time-out is
+//! never longer than what is left of the call. Steps are not cut off at the deadline:
+//! they run on threads of their own, the operation waits for them, and the repeat of the
+//! call joins the operation, so a late map is not lost.
+
+pub mod answers;
+pub mod in_use;
+pub mod monitors;
+pub mod other_cluster;
+mod target;
+
+use std::time::Duration;
+
+use crate::host::krbd::{self, Mapping};
+use crate::host::thread::on_thread;
+use crate::host::{HostError, holders, module, rbd_program};
+use crate::volume::error::{Error, Kind, Result};
+use crate::volume::map_options::{MapOptions, UnmapOptions};
+use crate::volume::operation::Progress;
+use answers::explain;
+use in_use::{require_alone, wait_until_free};
+use target::{check_features, route};
+
+pub use target::Target;
+
+/// An unmap is tried again for this long: udev and probes hold a device for moments.
+const BUSY_FOR: Duration = Duration::from_secs(3);
+
+/// A map by the program is not ended before this: the kernel would go on with it alone.
+const LONGEST_MAP: Duration = Duration::from_secs(600);
+
+/// The least time that a run of the program `rbd` gets.
+const LEAST_RUN: Duration = Duration::from_secs(5);
+
+/// Who talks to the kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MapWith {
+    /// The driver itself, through sysfs.
+    #[default]
+    Kernel,
+    /// Ceph's program `rbd`.
+    Rbd,
+}
+
+/// What is to be unmapped.
+#[derive(Debug, Clone, Copy)]
+pub struct Mapped<'a> {
+    /// The pool's name.
+    pub pool: &'a str,
+    /// The RADOS namespace, empty for none.
+    pub namespace: &'a str,
+    /// The image's name.
+    pub image: &'a str,
+    /// The cluster, when it is known; else the image of that name on any cluster.
+    pub fsid: Option<&'a str>,
+    /// What to do about a device that is open.
+    pub options: UnmapOptions,
+}
+
+/// Maps and unmaps images.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mapper {
+    with: MapWith,
+}
+
+impl Mapper {
+    /// A mapper that works through this.
+    pub fn new(with: MapWith) -> Self {
+        Self { with }
+    }
+
+    /// Maps the image, or takes over the mapping of it that is there.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidArgument`] for the options; [`Kind::Precondition`] for features that
+    /// the kernel lacks; [`Kind::InUse`] when another client has the image; the kernel's
+    /// answers as [`explain`] tells them.
+    pub async fn map(&self, target: &Target<'_>, progress: &Progress) -> Result<Mapping> {
+        let options = MapOptions::parse(target.map_options)?;
+        let spec = target.spec();
+        // 1. The module: without it there is nothing to look into.
+        progress.step("loading the kernel module rbd");
+        on_thread("modprobe", "rbd", module::ensure_loaded).await.map_err(no_module)?;
+        // 2. What is mapped already: by a driver that was killed here, or before a retry.
+        progress.step(format!("looking for a mapping of {spec}"));
+        if let Some(mapping) = self.existing(target, &options, progress).await? {
+            tracing::info!(image = spec, device = %mapping.device().display(), "taking over a mapping");
+            return self.alone(target, mapping, progress).await;
+        }
+        // 3. What the kernel can do.
+        check_features(target).await?;
+        // 4. Nobody else has it.
+        if !target.multi_node_block {
+            wait_until_free(target.pool, target.image_id, target.image, target.mirror_daemons, progress)
+                .await?;
+        }
+        // 5. The monitors, asked now: librados reaches them before the kernel tries.
+        progress.step(format!("asking the monitors for their addresses, to map {spec}"));
+        let route = route(target, &options).await?;
+        // 6. The map itself.
+        let fsid = target.pool.connection().fsid().await?;
+        let (request, mount_timeout) = target.request(&options, route, &fsid, progress)?;
+        progress.step(format!("mapping {spec} with the kernel"));
+        let asked = request.clone();
+        let with = self.with;
+        let mapped = on_thread("krbd map", &spec, move || match with {
+            MapWith::Kernel => krbd::map(&asked),
+            MapWith::Rbd => rbd_program::map(&asked, LONGEST_MAP),
+        });
+        let features = target.header.features.to_string();
+        let mapping = mapped.await.map_err(|error| explain(error, &request, &features, mount_timeout))?;
+        // 7. The kernel went by the name; it must be the image that was looked up.
+        if let Some(error) = target.another(&mapping, &fsid) {
+            return Err(self.give_back(&mapping, error, progress).await);
+        }
+        // 8. Nobody came meanwhile.
+        self.alone(target, mapping, progress).await
+    }
+
+    /// Looks again, now that this node's own watch is to be seen: of two nodes that map
+    /// at the same moment at least one sees the other, and one goes on.
+    async fn alone(&self, target: &Target<'_>, mapping: Mapping, progress: &Progress) -> Result<Mapping> {
+        if target.multi_node_block {
+            return Ok(mapping);
+        }
+        progress.step(format!("looking for other clients of {}", target.spec()));
+        let (pool, id, daemons) = (target.pool, target.image_id, target.mirror_daemons);
+        match require_alone(pool, id, target.image, daemons, mapping.client_id, progress).await {
+            Ok(()) => Ok(mapping),
+            Err(error) if error.kind == Kind::InUse => Err(self.give_back(&mapping, error, progress).await),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn give_back(&self, mapping: &Mapping, error: Error, progress: &Progress) -> Error {
+        match self.unmap_one(mapping, UnmapOptions::default(), progress).await {
+            Ok(()) => error,
+            Err(left) => {
+                tracing::warn!(device = %mapping.device().display(), error = %left, "a refused mapping stays");
+                error.unsettled()
+            }
+        }
+    }
+
+    /// A mapping of the same image that can be used as it is. One that cannot (another
+    /// name, the other of ro and rw, dropped by the cluster) is unmapped.
+    async fn existing(
+        &self,
+        target: &Target<'_>,
+        options: &MapOptions,
+        progress: &Progress,
+    ) -> Result<Option<Mapping>> {
+        let mut found = on_thread("list mappings", "/sys/bus/rbd", krbd::mappings).await?;
+        let pool = target.pool;
+        found.retain(|mapping| {
+            mapping.pool_id == pool.id()
+                && mapping.namespace == pool.namespace()
+                && mapping.image_id == target.image_id.as_str()
+                && mapping.snapshot.is_none()
+        });
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let fsid = pool.connection().fsid().await?;
+        found.retain(|mapping| mapping.cluster_fsid == fsid);
+        let watchers = pool.image_watchers(target.image_id).await?;
+        for mapping in found {
+            let wrong = if mapping.image != target.image || mapping.pool != pool.name() {
+                "it was mapped under another name"
+            } else if mapping.read_only != (target.read_only || options.read_only()) {
+                "it differs in being read-only"
+            } else if !mapping.read_only && watchers.iter().all(|watcher| watcher.client != mapping.client_id)
+            {
+                "the cluster has dropped the client that mapped it"
+            } else {
+                return Ok(Some(mapping));
+            };
+            let device = mapping.device().display().to_string();
+            tracing::warn!(device, wrong, "unmapping a left-over mapping");
+            let undone = self.unmap_one(&mapping, UnmapOptions::default(), progress).await;
+            undone.map_err(|error| {
+                error.while_doing(format!(
+                    "{} is mapped as {device} and cannot be used: {wrong}",
+                    target.spec()
+                ))
+            })?;
+        }
+        Ok(None)
+    }
+
+    /// Unmaps every mapping of the image; none is no error.
+    ///
+    /// # Errors
+    /// [`Kind::InUse`] with who holds a device. The other mappings are unmapped all the same.
+    pub async fn unmap(&self, mapped: &Mapped<'_>, progress: &Progress) -> Result<()> {
+        let (pool, namespace, image) =
+            (mapped.pool.to_owned(), mapped.namespace.to_owned(), mapped.image.to_owned());
+        let fsid = mapped.fsid.map(str::to_owned);
+        let find = move || krbd::find(fsid.as_deref(), &pool, &namespace, &image);
+        let found = on_thread("list mappings", "/sys/bus/rbd", find).await?;
+        let mut outcome = Ok(());
+        for mapping in found {
+            let one = self.unmap_one(&mapping, mapped.options, progress).await;
+            outcome = outcome.and(one);
+        }
+        outcome
+    }
+
+    async fn unmap_one(&self, mapping: &Mapping, options: UnmapOptions, progress: &Progress) -> Result<()> {
+        let device = mapping.device();
+        let name = device.display().to_string();
+        let spec = krbd::spec(&mapping.pool, &mapping.namespace, &mapping.image);
+        progress.step(format!("unmapping {name} ({spec})"));
+        let (with, limit) = (self.with, progress.deadline.left().max(LEAST_RUN));
+        let again = tokio::time::Instant::now() + progress.deadline.left_at_most(BUSY_FOR);
+        loop {
+            let this = mapping.clone();
+            let unmapped = on_thread("krbd unmap", &name, move || match with {
+                MapWith::Kernel => krbd::unmap(&this, options.force),
+                MapWith::Rbd => rbd_program::unmap(&this, options.force, limit),
+            });
+            let error = match unmapped.await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is(libc::EBUSY) => error,
+                Err(error) => return Err(Error::from(error).while_doing(format!("unmapping {spec}"))),
+            };
+            if tokio::time::Instant::now() < again {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+            progress.step(format!("looking for who holds {name} ({spec})"));
+            let path = device.clone();
+            let held = holders::told(&name, move || holders::of_device(&path)).await;
+            return Err(Error::new(Kind::InUse, format!("{spec} cannot be unmapped: {held}")).because(error));
+        }
+    }
+}
+
+fn no_module(error: HostError) -> Error {
+    if !error.is(libc::ENODEV) && !error.is(libc::ENOENT) {
+        return error.into();
+    }
+    Error::new(Kind::Precondition, module::ADVICE).because(error)
+}

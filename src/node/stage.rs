@@ -1,0 +1,347 @@
+//! NodeStage: a volume's image mapped, with a file system, mounted, or as a raw device.
+//!
+//! Lives here: the order of the steps and what is undone when one fails. The steps
+//! themselves are `resolve`'s, `mapping`'s, `blank`'s and `host`'s; the way back is
+//! `unstage`'s.
+//!
+//! What a reader gets wrong: the CO forgets a volume after a final error, and never
+//! unstages it. So an error leaves nothing behind, or is one after which the CO calls
+//! again. And the stash is written before the image is mapped, so that whatever a crash
+//! leaves is found.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::host::filesystem::FsKind;
+use crate::host::krbd::Mapping;
+use crate::host::mount_options::MountOptions;
+use crate::host::thread::on_thread;
+use crate::host::{HostError, bind, device, growth, mount, place, probe, step_on_thread};
+use crate::node::blank::format_mark::Mark;
+use crate::node::blank::{Format, FsState, make_filesystem};
+use crate::node::mapping::{Mapper, Target};
+use crate::node::staged::{self, Occupant, StagingPath};
+use crate::node::stash::{self, Found, Stash};
+use crate::node::unstage;
+use crate::volume::capability::{Access, AccessMode, Capability};
+use crate::volume::error::{Error, Kind, Result};
+use crate::volume::image::resolve::{Resolved, Resolver};
+use crate::volume::map_options::{MapOptions, UnmapOptions};
+use crate::volume::mount_flags;
+use crate::volume::operation::Progress;
+use crate::volume::request::Secrets;
+
+/// A mount that waits for its cluster is not given up before this; a repeated call joins it.
+const LONGEST: Duration = Duration::from_secs(600);
+/// How long a staged volume's image is looked for.
+const UNMARK: Duration = Duration::from_secs(10);
+/// Reading a healthy device's superblock takes milliseconds.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// A volume to be staged, and with what.
+pub struct Staging {
+    /// Where.
+    pub place: StagingPath,
+    /// How it will be used.
+    pub capability: Capability,
+    /// The volume's context, as CreateVolume or a PersistentVolume gave it.
+    pub context: BTreeMap<String, String>,
+    /// Whose key maps it.
+    pub secrets: Secrets,
+    /// The way to its image.
+    pub resolver: Resolver,
+    /// The way to its device.
+    pub mapper: Mapper,
+    /// This node's name.
+    pub node: String,
+    /// A folder for a sparse file of the volume's size.
+    pub scratch: PathBuf,
+}
+
+/// Stages the volume; what is staged the same way already is left as it is.
+///
+/// # Errors
+/// See [`check`], [`Resolver::resolve`], [`Mapper::map`] and [`make_filesystem`];
+/// [`Kind::AlreadyExists`] when it is staged there in another way.
+pub async fn stage(staging: &Staging, progress: &Progress) -> Result<()> {
+    let place = &staging.place;
+    progress.step(format!("looking at {}", place.entry.display()));
+    let stash = stash::usable(&place.folder).await?;
+    if let Some(occupant) = staged::at(&place.entry).await? {
+        return staging.take_over(&occupant, stash.as_ref(), progress).await;
+    }
+    match staging.build(stash, progress).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(staging.undo(error, progress).await),
+    }
+}
+
+impl Staging {
+    /// What is mounted there already: by the same call before, or by ceph-csi.
+    async fn take_over(&self, occupant: &Occupant, stash: Option<&Stash>, progress: &Progress) -> Result<()> {
+        let (volume, entry) = (&self.place.volume_id, self.place.entry.display());
+        let Some(mapping) = occupant.of_volume(volume, stash) else {
+            let text = format!(
+                "what is mounted at {entry} is {}, not volume {volume}; nothing was changed",
+                occupant.describe()
+            );
+            return Err(Error::new(Kind::Precondition, text));
+        };
+        if let Some(difference) = self.difference(occupant, mapping)? {
+            let text = format!("volume {volume} is staged at {entry} already, {difference}");
+            return Err(Error::new(Kind::AlreadyExists, text));
+        }
+        if stash.is_none() {
+            stash::write(&self.place.folder, &Stash::of_mapping(mapping)).await.map_err(Error::unsettled)?;
+        }
+        if !mapping.read_only && !occupant.mount.read_only {
+            self.unmark(mapping, progress).await;
+        }
+        // The call before may have been interrupted just here.
+        match FsKind::parse(&occupant.mount.fs_type) {
+            Some(kind) if !occupant.is_block() && !mapping.read_only && !occupant.mount.read_only => {
+                let device = mapping.device();
+                self.grow_if_smaller(kind, &device, progress).await.map_err(Error::unsettled)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a mark that whoever staged it, such as ceph-csi, has not known. The volume is
+    /// in use, with or without its cluster, so a failure is no reason to fail.
+    async fn unmark(&self, mapping: &Mapping, progress: &Progress) {
+        progress.step(format!("looking for a format mark on {}", self.place.volume_id));
+        let look = async {
+            let (place, context) = (&self.place.volume_id, &self.context);
+            let resolved = self.resolver.resolve(place, context, &self.secrets, &[]).await?;
+            if resolved.image_id.as_str() == mapping.image_id {
+                Mark::clear(&resolved.pool, &resolved.image_id).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        let problem = match tokio::time::timeout(UNMARK, look).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer in {UNMARK:?}"),
+        };
+        tracing::warn!(volume = self.place.volume_id, problem, "whether it has a format mark is not known");
+    }
+
+    fn difference(&self, occupant: &Occupant, mapping: &Mapping) -> Result<Option<String>> {
+        let is_block = matches!(self.capability.access, Access::Block);
+        if occupant.is_block() != is_block {
+            return Ok(Some(format!("as a {}", if is_block { "file system" } else { "block device" })));
+        }
+        if let Access::Mount { fs_type, .. } = &self.capability.access
+            && !fs_type.is_empty()
+            && !same_family(fs_type, &occupant.mount.fs_type)
+        {
+            return Ok(Some(format!("with file system type {}", occupant.mount.fs_type)));
+        }
+        let asked =
+            MapOptions::parse(parameter(&self.context, "mapOptions"))?.read_only() || self.read_only();
+        Ok((mapping.read_only != asked)
+            .then(|| format!("mapped {}", if mapping.read_only { "read-only" } else { "writable" })))
+    }
+
+    /// Steps: 1. Which image. 2. The stash. 3. Map. 4. The file system, or the raw
+    /// device. An error in any leaves the rest to [`Staging::undo`].
+    async fn build(&self, old: Option<Stash>, progress: &Progress) -> Result<()> {
+        // 1.
+        progress.step(format!("looking up volume {}", self.place.volume_id));
+        let resolved =
+            self.resolver.resolve(&self.place.volume_id, &self.context, &self.secrets, &[]).await?;
+        unstage::refuse_content(&self.place.entry).await?;
+        // 2.
+        let unmap = UnmapOptions::parse(parameter(&self.context, "unmapOptions"))?;
+        let stash = Stash::new(resolved.pool.name(), resolved.pool.namespace(), &resolved.image, unmap)
+            .on(&resolved.pool.connection().fsid().await?);
+        if old
+            .is_some_and(|old| old.spec() != stash.spec() || (!old.fsid.is_empty() && old.fsid != stash.fsid))
+        {
+            unstage::take_down(&self.place, &self.mapper, &self.resolver.config, progress).await?;
+        }
+        self.write_stash(&stash).await?;
+        // 3.
+        let mapping = self.map(&resolved, progress).await?;
+        // Let go on every way out, before the undo unmaps.
+        let _held = hold(&mapping).await?;
+        // 4.
+        match &self.capability.access {
+            Access::Block => {
+                if !mapping.read_only {
+                    // From now on what is there may be anybody's data, not an mkfs' remains.
+                    Mark::clear(&resolved.pool, &resolved.image_id).await?;
+                }
+                self.attach(&mapping, progress).await
+            }
+            Access::Mount { fs_type, flags, .. } => {
+                self.mount(&resolved, &mapping, fs_type, flags, progress).await
+            }
+        }
+    }
+
+    async fn write_stash(&self, stash: &Stash) -> Result<()> {
+        stash::write(&self.place.folder, stash).await.map_err(|error| {
+            let folder = self.place.folder.display();
+            error.while_doing(format!("staging_target_path {folder} must exist and be writable"))
+        })
+    }
+
+    async fn map(&self, resolved: &Resolved, progress: &Progress) -> Result<Mapping> {
+        let is_block = matches!(self.capability.access, Access::Block);
+        let target = Target {
+            pool: &resolved.pool,
+            monitors: &resolved.cluster.monitors,
+            credentials: &resolved.credentials,
+            image: &resolved.image,
+            image_id: &resolved.image_id,
+            header: &resolved.header,
+            map_options: parameter(&self.context, "mapOptions"),
+            read_only: self.read_only(),
+            netns: resolved.cluster.net_namespace_file.as_deref(),
+            multi_node_block: is_block && self.capability.mode == AccessMode::MultiNodeMultiWriter,
+            mirror_daemons: resolved.cluster.mirror_daemon_count,
+        };
+        self.mapper.map(&target, progress).await
+    }
+
+    /// A raw device: its file, bound onto an empty one.
+    async fn attach(&self, mapping: &Mapping, progress: &Progress) -> Result<()> {
+        let entry = &self.place.entry;
+        progress.step(format!("mounting {} at {}", mapping.device().display(), entry.display()));
+        self.make_entry(place::make_file, 0o600).await?;
+        Ok(bind::bind(&mapping.device(), entry, false).await?)
+    }
+
+    /// A file system: found or made, mounted, and as large as its device.
+    async fn mount(
+        &self,
+        resolved: &Resolved,
+        mapping: &Mapping,
+        fs_type: &str,
+        flags: &[String],
+        progress: &Progress,
+    ) -> Result<()> {
+        let (device, entry) = (mapping.device(), &self.place.entry);
+        let format = Format {
+            pool: &resolved.pool,
+            image: &resolved.image,
+            image_id: &resolved.image_id,
+            device: &device,
+            fs_type,
+            mkfs_options: parameter(&self.context, "mkfsOptions"),
+            node: &self.node,
+            is_static: resolved.is_static,
+            read_only: mapping.read_only,
+            scratch: &self.scratch,
+        };
+        let made = make_filesystem(&format, progress).await?;
+        let kind = made.kind();
+        self.make_entry(place::make_directory, 0o750).await?;
+        let flags = mount_flags::parse(flags)?;
+        let options = options(kind, &flags, mapping.read_only);
+        progress.step(format!("mounting {} at {}", device.display(), entry.display()));
+        let mounted = mount::mount(&device, entry, kind.name(), &options, LONGEST).await;
+        mounted.map_err(|error| explain(error, kind, !flags.is_empty()))?;
+        match made {
+            FsState::Found { can_grow: true, .. } if options.flags & libc::MS_RDONLY == 0 => {
+                self.grow(kind, &device, progress).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn make_entry(&self, make: fn(&Path, u32) -> crate::host::Result<bool>, mode: u32) -> Result<()> {
+        let path = self.place.entry.clone();
+        let object = path.display().to_string();
+        step_on_thread("host: make mount point", "make", object, move || make(&path, mode)).await?;
+        Ok(())
+    }
+
+    async fn grow_if_smaller(&self, kind: FsKind, device: &Path, progress: &Progress) -> Result<()> {
+        progress.step(format!("comparing the file system on {} with its size", device.display()));
+        match probe::look(device, LOOK).await?.superblock {
+            Some(superblock) if superblock.can_grow() => self.grow(kind, device, progress).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn grow(&self, kind: FsKind, device: &Path, progress: &Progress) -> Result<()> {
+        progress.step(format!("growing the {kind} file system on {}", device.display()));
+        Ok(growth::grow(kind, device, &self.place.entry).await?)
+    }
+
+    fn read_only(&self) -> bool {
+        self.capability.read_only()
+    }
+
+    /// Takes back what was done, and says whether that succeeded by the error's kind.
+    async fn undo(&self, error: Error, progress: &Progress) -> Error {
+        // Without a stash nothing was mapped, by this call or one before it.
+        let nothing = matches!(stash::read(&self.place.folder).await, Ok(Found::Nothing));
+        if nothing {
+            return error;
+        }
+        match unstage::take_down(&self.place, &self.mapper, &self.resolver.config, progress).await {
+            Ok(()) => error,
+            Err(left) => {
+                let (volume, place) = (&self.place.volume_id, self.place.folder.display());
+                tracing::warn!(volume, %place, error = %left, "a failed staging could not be undone");
+                error.unsettled()
+            }
+        }
+    }
+}
+
+/// Keeps the device's name from becoming another image's while it is proven, formatted
+/// and mounted.
+async fn hold(mapping: &Mapping) -> Result<File> {
+    let device = mapping.device().display().to_string();
+    let this = mapping.clone();
+    on_thread("open", &device, move || device::hold(&this)).await.map_err(|error| match error.errno {
+        libc::ENOENT => {
+            let text = format!("{device} is missing; the driver needs the host's /dev");
+            Error::new(Kind::Precondition, text).because(error)
+        }
+        libc::ESTALE => Error::new(Kind::Precondition, "the device is another's").because(error),
+        _ => error.into(),
+    })
+}
+
+fn parameter<'a>(context: &'a BTreeMap<String, String>, name: &str) -> &'a str {
+    context.get(name).map_or("", String::as_str)
+}
+
+/// The kernel's ext4 code mounts all of its family.
+fn same_family(asked: &str, found: &str) -> bool {
+    match (FsKind::parse(asked), FsKind::parse(found)) {
+        (Some(asked), Some(found)) => asked == found || (asked.is_ext() && found.is_ext()),
+        _ => asked == found,
+    }
+}
+
+/// XFS refuses a second file system of the same uuid, which a clone or a restored
+/// snapshot is.
+fn options(kind: FsKind, flags: &[String], read_only: bool) -> MountOptions {
+    let first = (kind == FsKind::Xfs).then_some("nouuid");
+    let last = read_only.then_some("ro");
+    MountOptions::from_items(first.into_iter().chain(flags.iter().map(String::as_str)).chain(last))
+}
+
+fn explain(error: HostError, kind: FsKind, has_flags: bool) -> Error {
+    let (fact, text) = match error.errno {
+        libc::EINVAL if has_flags => (
+            Kind::InvalidArgument,
+            "the kernel refuses an option among mount_flags, or the file system; its log says which",
+        ),
+        libc::EINVAL | libc::EUCLEAN | libc::EROFS | libc::EACCES => {
+            (Kind::Precondition, "the kernel refuses the file system; its log (dmesg) says why")
+        }
+        libc::ENODEV => (Kind::Precondition, "this node's kernel does not have the file system"),
+        _ => return Error::from(error).while_doing(format!("mounting {kind}")),
+    };
+    Error::new(fact, format!("mounting {kind}: {text}")).because(error)
+}

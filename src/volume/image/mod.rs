@@ -1,0 +1,6 @@
+//! The image behind a volume: found (`resolve`), who has it open (`watch`), and which of its
+//! data objects exist (`data_objects`). Nothing here changes an image.
+
+pub mod data_objects;
+pub mod resolve;
+pub mod watch;

@@ -1,0 +1,255 @@
+//! From a volume handle to the image behind it.
+//!
+//! A handle that a journal composed names cluster, pool and uuid; the journal
+//! names the image. A static volume's handle is the image's name, and its
+//! context says the rest. Nothing is written here, and no image is opened.
+
+use std::collections::BTreeMap;
+
+use crate::ceph::{Connection, Connections, Credentials, Header, ImageId, Pool};
+use crate::config::{ClusterEntry, ConfigFiles};
+use crate::volume::error::{Error, Kind, Result};
+use crate::volume::id::{self, VolumeId};
+use crate::volume::journal::{Entry, Journal};
+use crate::volume::parameters;
+use crate::volume::request::Secrets;
+
+/// What is needed to reach a volume's cluster.
+#[derive(Clone)]
+pub struct Resolver {
+    /// The librados clients of this process.
+    pub connections: Connections,
+    /// config.json, read on each call.
+    pub config: ConfigFiles,
+    /// `--instanceid`.
+    pub instance: String,
+}
+
+/// A volume and the image behind it.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The entry of config.json.
+    pub cluster: ClusterEntry,
+    /// Whose key was used.
+    pub credentials: Credentials,
+    /// The image's pool.
+    pub pool: Pool,
+    /// The image's name.
+    pub image: String,
+    /// The image's id.
+    pub image_id: ImageId,
+    /// The image's header.
+    pub header: Header,
+    /// Made by hand, not by a journal: never formatted, never deleted.
+    pub is_static: bool,
+}
+
+impl Resolver {
+    /// A connection to the cluster of that id. A cluster that config.json does not
+    /// have is a wrong parameter for a new volume and a missing configuration for
+    /// one that exists: `unknown` says which.
+    ///
+    /// # Errors
+    /// `unknown`; what Ceph answers.
+    pub async fn connect_for(
+        &self,
+        cluster_id: &str,
+        secrets: &Secrets,
+        unknown: Kind,
+    ) -> Result<(ClusterEntry, Credentials, Connection)> {
+        let cluster = self.config.cluster(cluster_id).map_err(|error| match error.kind {
+            Kind::NotFound => error.of_kind(unknown),
+            _ => error,
+        })?;
+        let credentials = secrets.credentials()?;
+        let connection = self
+            .connections
+            .get(&cluster.monitors, &credentials)
+            .await
+            .map_err(|error| connecting(&cluster, &credentials, error))?;
+        Ok((cluster, credentials, connection))
+    }
+
+    /// The image behind a handle. `metadata` names the image metadata to read along.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] when there is no such volume; [`Kind::Precondition`]
+    /// for what this version cannot serve; what Ceph answers.
+    pub async fn resolve(
+        &self,
+        handle: &str,
+        context: &BTreeMap<String, String>,
+        secrets: &Secrets,
+        metadata: &[&str],
+    ) -> Result<Resolved> {
+        refuse_what_is_not_here_yet(handle, context)?;
+        if is_static(context) {
+            return self.resolve_static(handle, context, secrets, metadata).await;
+        }
+        let id = VolumeId::parse(handle).ok_or_else(|| absent(handle))?;
+        let (cluster, credentials, connection) =
+            self.connect_for(&id.cluster_id, secrets, Kind::Precondition).await?;
+        let pool = connection
+            .pool_by_id(id.pool_id, &cluster.rados_namespace)
+            .await?
+            .ok_or_else(|| absent(handle))?;
+        let entry = self.entry(&pool, &id, context).await?.ok_or_else(|| absent(handle))?;
+        let image = entry
+            .image_name
+            .clone()
+            .or_else(|| context.get("imageName").cloned())
+            .unwrap_or_else(|| format!("csi-vol-{}", id.uuid));
+        let (image_id, header) =
+            find_image(&pool, &image, entry.image_id, metadata).await?.ok_or_else(|| absent(handle))?;
+        Ok(Resolved { cluster, credentials, pool, image, image_id, header, is_static: false })
+    }
+
+    /// Topology volumes of old releases have their keys in the journal pool and
+    /// an empty object of the same name in the image's.
+    async fn entry(
+        &self,
+        pool: &Pool,
+        id: &VolumeId,
+        context: &BTreeMap<String, String>,
+    ) -> Result<Option<Entry>> {
+        let found = Journal::new(pool, &self.instance).entry(id.uuid).await?;
+        let other = context.get("journalPool").filter(|name| name.as_str() != pool.name());
+        match (found, other) {
+            (Some(entry), Some(other)) if entry.name.is_empty() => {
+                let journal = pool.connection().pool(other, pool.namespace()).await?;
+                Ok(Journal::new(&journal, &self.instance).entry(id.uuid).await?.or(Some(entry)))
+            }
+            (found, _) => Ok(found),
+        }
+    }
+
+    async fn resolve_static(
+        &self,
+        handle: &str,
+        context: &BTreeMap<String, String>,
+        secrets: &Secrets,
+        metadata: &[&str],
+    ) -> Result<Resolved> {
+        let required = |name: &str| {
+            context.get(name).filter(|value| !value.is_empty()).ok_or_else(|| {
+                let text = format!("static volume {handle}: its volumeAttributes lack {name}");
+                Error::new(Kind::InvalidArgument, text)
+            })
+        };
+        if handle.contains(['/', '\\', '@']) || handle.contains("..") {
+            let text = format!("static volume {handle:?}: the handle must be the name of an image");
+            return Err(Error::new(Kind::InvalidArgument, text));
+        }
+        let (cluster, credentials, connection) =
+            self.connect_for(required("clusterID")?, secrets, Kind::Precondition).await?;
+        let pool = match connection.pool(required("pool")?, &cluster.rados_namespace).await {
+            Ok(pool) => pool,
+            Err(error) if error.is(libc::ENOENT) => return Err(absent(handle).because(error)),
+            Err(error) => return Err(error.into()),
+        };
+        let (image_id, header) =
+            find_image(&pool, handle, None, metadata).await?.ok_or_else(|| absent(handle))?;
+        Ok(Resolved {
+            cluster,
+            credentials,
+            pool,
+            image: handle.to_owned(),
+            image_id,
+            header,
+            is_static: true,
+        })
+    }
+}
+
+/// The name decides, for the kernel maps by name: somebody may have put another image
+/// in its place since the journal recorded an id. Both are asked for at once.
+async fn find_image(
+    pool: &Pool,
+    name: &str,
+    recorded: Option<ImageId>,
+    metadata: &[&str],
+) -> Result<Option<(ImageId, Header)>> {
+    let header_of = async |id: &Option<ImageId>| match id {
+        Some(id) => pool.image_header(id, metadata).await,
+        None => Ok(None),
+    };
+    let (named, header) = tokio::join!(pool.image_id(name), header_of(&recorded));
+    let Some(id) = named? else { return Ok(None) };
+    let header = if recorded.as_ref() == Some(&id) { header? } else { header_of(&Some(id.clone())).await? };
+    Ok(header.map(|header| (id, header)))
+}
+
+/// Volumes of kinds that this version has no code for. A word for `encrypted` that says neither
+/// yes nor no is refused, too: mapped as it is, an encrypted volume would look like a blank one.
+///
+/// # Errors
+/// [`Kind::Precondition`], with the kind.
+pub fn refuse_what_is_not_here_yet(handle: &str, context: &BTreeMap<String, String>) -> Result<()> {
+    let is =
+        |name: &str, value: &str| context.get(name).is_some_and(|given| given.eq_ignore_ascii_case(value));
+    let lacking = if id::is_migration(handle) || is("migration", "true") {
+        "volumes of the in-tree driver"
+    } else if context.get("encrypted").is_some_and(|given| parameters::is_encrypted(given) != Some(false)) {
+        "encryption"
+    } else if is("mounter", "rbd-nbd") {
+        "rbd-nbd"
+    } else {
+        return Ok(());
+    };
+    let text =
+        format!("volume {handle}: this version of the driver does not serve {lacking}; nothing was changed");
+    Err(Error::new(Kind::Precondition, text))
+}
+
+/// Whether a PV with this context was written by hand: its handle is an image's name. Said
+/// in any of Go's spellings, as ceph-csi takes it; another word is no yes.
+pub fn is_static(context: &BTreeMap<String, String>) -> bool {
+    const YES: [&str; 6] = ["1", "t", "T", "true", "True", "TRUE"];
+    context.get("staticVolume").is_some_and(|value| YES.contains(&value.as_str()))
+}
+
+/// There is no such volume.
+pub fn absent(handle: &str) -> Error {
+    Error::new(Kind::NotFound, format!("volume {handle} does not exist"))
+}
+
+fn connecting(cluster: &ClusterEntry, credentials: &Credentials, error: crate::ceph::CephError) -> Error {
+    let (id, monitors, user) = (&cluster.cluster_id, cluster.monitors.join(","), credentials.user());
+    let failed = format!("cannot connect to cluster {id} as client.{user}");
+    match error.errno {
+        libc::EACCES => Error::from(error)
+            .while_doing(format!("{failed}; does it exist, with this key and mon caps \"profile rbd\"?")),
+        // librados: the key is no base64, or a monitor's address is none (rados_connect).
+        libc::EINVAL => Error::new(
+            Kind::Unauthenticated,
+            format!("{failed}; is userKey a cephx key, and {monitors} addresses of monitors?"),
+        )
+        .because(error),
+        libc::ETIMEDOUT => Error::from(error)
+            .while_doing(format!("{failed}; does a monitor of {monitors} answer from here?")),
+        _ => Error::from(error).while_doing(failed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(encrypted: &str) -> Option<Error> {
+        let context = BTreeMap::from([("encrypted".to_owned(), encrypted.to_owned())]);
+        refuse_what_is_not_here_yet("0001-a", &context).err()
+    }
+
+    #[test]
+    fn encrypted_is_every_word_but_a_clear_no() {
+        // Go's spellings of true, and what ceph-csi refuses, too.
+        for word in ["1", "t", "T", "true", "TRUE", "True", "yes", "on", "-", "tRuE"] {
+            let error = refusal(word).unwrap_or_else(|| panic!("{word:?} would be mapped as it is"));
+            assert_eq!(error.kind, Kind::Precondition, "{word:?}");
+            assert!(error.to_string().contains("does not serve encryption"), "{word:?}: {error}");
+        }
+        for word in ["0", "f", "F", "false", "FALSE", "False", ""] {
+            assert!(refusal(word).is_none(), "{word:?}");
+        }
+    }
+}

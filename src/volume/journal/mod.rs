@@ -1,0 +1,140 @@
+//! The omap journal: which volume name has which uuid, image and owner.
+//!
+//! The format is ceph-csi's (ARCHITECTURE.md, "On-disk formats"): a directory
+//! object `csi.volumes.<instance>` with a key `csi.volume.<name>` → uuid, and one
+//! object `csi.volume.<uuid>` a volume. Three kinds of keys of our own live in the
+//! directory object, outside the prefix `csi.` that ceph-csi reads:
+//! `rbd-csi.intent.<name>` → uuid while a reservation is being written,
+//! `rbd-csi.delete.<name>` → uuid and image id while its deletion is under way, and
+//! `rbd-csi.purge.<image id>` for each image on its way out (`purge`).
+//!
+//! A reservation is written so that ceph-csi can go on at every crash point:
+//! 1. intent key, if neither key nor intent is there (compare-and-set);
+//! 2. the uuid object, complete, in one operation, with the creator's lock;
+//! 3. directory key in and intent out, if the intent is still ours.
+//!
+//! It is undone in the order key, uuid object: a uuid object without a key can
+//! still be deleted by its handle, a key without its object stops ceph-csi.
+//! Look-ups are by key; a directory is listed only to find the name of an entry
+//! that ceph-csi left empty.
+
+use uuid::Uuid;
+
+use crate::ceph::{ImageId, Pool, WriteOp};
+use crate::volume::error::Result;
+
+pub mod creator;
+mod directory;
+mod release;
+mod reserve;
+
+pub use reserve::{Plan, Reservation};
+
+const NAME: &str = "csi.volname";
+const IMAGE_NAME: &str = "csi.imagename";
+const IMAGE_ID: &str = "csi.imageid";
+const OWNER: &str = "csi.volume.owner";
+const GROUP: &str = "csi.groupid";
+const KMS: &str = "csi.volume.encryptKMS";
+const JOURNAL_POOL: &str = "csi.journalpool";
+const KEYS: [&str; 7] = [NAME, IMAGE_NAME, IMAGE_ID, OWNER, GROUP, KMS, JOURNAL_POOL];
+
+/// The journal of one pool (and RADOS namespace) under one `--instanceid`.
+#[derive(Clone)]
+pub struct Journal {
+    pool: Pool,
+    directory: String,
+}
+
+/// What the journal knows of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The volume's uuid.
+    pub uuid: Uuid,
+    /// The CO's name; empty in entries of old releases.
+    pub name: String,
+    /// The image's name; `None` in entries of old releases (prefix and uuid then).
+    pub image_name: Option<String>,
+    /// The image's id; `None` until the image is complete, and in entries of old releases.
+    pub image_id: Option<ImageId>,
+    /// The handle of the group that the volume belongs to.
+    pub group: Option<String>,
+    /// The KMS of an encrypted volume.
+    pub kms: Option<String>,
+}
+
+impl Journal {
+    /// The journal that lives in this pool.
+    pub fn new(pool: &Pool, instance: &str) -> Self {
+        Self { pool: pool.clone(), directory: format!("csi.volumes.{instance}") }
+    }
+
+    /// The pool that the journal lives in.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The object with the directory keys, and with our own intents and purge records.
+    pub fn directory(&self) -> &str {
+        &self.directory
+    }
+
+    /// The journal's entry of a uuid; `None` when there is no such object.
+    ///
+    /// # Errors
+    /// What Ceph answers.
+    pub async fn entry(&self, uuid: Uuid) -> Result<Option<Entry>> {
+        read_entry(&self.pool, uuid).await
+    }
+
+    /// Records the image of a reservation, which makes the volume complete, and
+    /// gives the creator's lock back. `false`: the reservation does not stand any more.
+    ///
+    /// # Errors
+    /// What Ceph answers.
+    pub async fn complete(
+        &self,
+        entry: &Entry,
+        image: &ImageId,
+        locked: Option<&creator::Creator>,
+    ) -> Result<bool> {
+        let mut op = WriteOp::new()
+            .assert_exists()
+            .omap_equals(NAME, entry.name.as_bytes())
+            .omap_set([(IMAGE_ID, image.as_str().as_bytes())]);
+        if let Some(creator) = locked {
+            op = creator.unlock(op);
+        }
+        let object = object(entry.uuid);
+        match self.pool.write("journal complete", &object, op).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is(libc::ENOENT) || error.is(libc::ECANCELED) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The object of a volume.
+pub fn object(uuid: Uuid) -> String {
+    format!("csi.volume.{uuid}")
+}
+
+async fn read_entry(pool: &Pool, uuid: Uuid) -> Result<Option<Entry>> {
+    let mut values = match pool.omap_get("journal read entry", &object(uuid), &KEYS).await {
+        Ok(values) => values,
+        Err(error) if error.is(libc::ENOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut text = |key: &str| {
+        let value = values.remove(key).filter(|value| !value.is_empty())?;
+        Some(String::from_utf8_lossy(&value).into_owned())
+    };
+    Ok(Some(Entry {
+        uuid,
+        name: text(NAME).unwrap_or_default(),
+        image_name: text(IMAGE_NAME),
+        image_id: text(IMAGE_ID).map(ImageId::new),
+        group: text(GROUP),
+        kms: text(KMS),
+    }))
+}
