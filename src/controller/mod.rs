@@ -15,8 +15,8 @@ use crate::ceph::{Connection, Pool};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::{self, VolumeId};
 use crate::volume::image::resolve::Resolver;
-use crate::volume::journal::Journal;
 use crate::volume::journal::creator::Creator;
+use crate::volume::journal::{Collection, Journal};
 use crate::volume::operation::{Deadline, Operations, Progress, Request};
 use crate::volume::parameters::Parameters;
 use crate::volume::request::{CreateRequest, DeleteRequest, ValidateRequest, Volume};
@@ -217,7 +217,7 @@ impl Controller {
     }
 
     fn open_journal(&self, pool: &Pool) -> Journal {
-        let journal = Journal::new(pool, &self.resolver.instance);
+        let journal = Journal::new(pool, Collection::Volumes, &self.resolver.instance);
         self.purger.resume(&journal);
         journal
     }

@@ -98,6 +98,8 @@ pub async fn provision(
         name: &wanted.name,
         prefix: &wanted.parameters.prefix,
         owner: wanted.parameters.owner.as_deref(),
+        source: None,
+        origin: None,
         creator: means.creator,
     };
     // Further turns: a volume whose image is gone or going makes room for a new one, and

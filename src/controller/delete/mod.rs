@@ -92,7 +92,7 @@ impl Deletion<'_> {
                     "image {} exists but its journal entry {} does not: look at the image, then remove it by hand \
                      (`rbd rm`) or restore the entry",
                     pool.describe(&name),
-                    crate::volume::journal::object(uuid)
+                    self.journal.object(uuid)
                 ),
             ));
         }

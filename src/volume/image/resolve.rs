@@ -10,7 +10,7 @@ use crate::ceph::{Connection, Connections, Credentials, Header, ImageId, Pool};
 use crate::config::{ClusterEntry, ConfigFiles};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::{self, VolumeId};
-use crate::volume::journal::{Entry, Journal};
+use crate::volume::journal::{Collection, Entry, Journal};
 use crate::volume::parameters;
 use crate::volume::request::Secrets;
 
@@ -112,12 +112,15 @@ impl Resolver {
         id: &VolumeId,
         context: &BTreeMap<String, String>,
     ) -> Result<Option<Entry>> {
-        let found = Journal::new(pool, &self.instance).entry(id.uuid).await?;
+        let found = Journal::new(pool, Collection::Volumes, &self.instance).entry(id.uuid).await?;
         let other = context.get("journalPool").filter(|name| name.as_str() != pool.name());
         match (found, other) {
             (Some(entry), Some(other)) if entry.name.is_empty() => {
                 let journal = pool.connection().pool(other, pool.namespace()).await?;
-                Ok(Journal::new(&journal, &self.instance).entry(id.uuid).await?.or(Some(entry)))
+                Ok(Journal::new(&journal, Collection::Volumes, &self.instance)
+                    .entry(id.uuid)
+                    .await?
+                    .or(Some(entry)))
             }
             (found, _) => Ok(found),
         }

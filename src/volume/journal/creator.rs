@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::{Journal, NAME, Reservation, object};
+use super::{Journal, Reservation};
 use crate::ceph::lock::{self, Holder};
 use crate::ceph::{CephError, WriteOp};
 use crate::volume::error::{Error, Kind, Result};
@@ -99,10 +99,11 @@ impl Journal {
             return Ok(true);
         }
         let entry = &reservation.entry;
-        let object = object(entry.uuid);
+        let object = self.object(entry.uuid);
         let since = Instant::now();
         loop {
-            let op = WriteOp::new().assert_exists().omap_equals(NAME, entry.name.as_bytes());
+            let op =
+                WriteOp::new().assert_exists().omap_equals(self.collection.name_key(), entry.name.as_bytes());
             match self.pool.write("journal claim", &object, creator.lock(op)).await {
                 Ok(()) => return self.unfinished(reservation).await,
                 Err(error) if error.is(libc::ENOENT) || error.is(libc::ECANCELED) => return Ok(false),

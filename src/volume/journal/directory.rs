@@ -35,7 +35,8 @@ pub(super) struct Found {
 
 impl Journal {
     pub(super) async fn look_up(&self, name: &str) -> Result<Found> {
-        let (key, intent, delete) = (directory_key(name), intent_key(name), delete_key(name));
+        let key = self.collection.directory_key(name);
+        let (intent, delete) = (intent_key(name), delete_key(name));
         let keys = [key.as_str(), &intent, &delete];
         let values = match self.pool.omap_get("journal look-up", &self.directory, &keys).await {
             Ok(values) => values,
@@ -60,18 +61,14 @@ impl Journal {
     /// The names that point to a uuid. Lists the directory: for entries that ceph-csi
     /// left empty, which cannot tell their name.
     pub(super) async fn names_of(&self, uuid: Uuid) -> Result<Vec<String>> {
-        const PREFIX: &str = "csi.volume.";
-        let all = match self.pool.omap_all("journal list names", &self.directory, PREFIX).await {
+        let prefix = self.collection.key_prefix();
+        let all = match self.pool.omap_all("journal list names", &self.directory, prefix).await {
             Err(error) if error.is(libc::ENOENT) => return Ok(Vec::new()),
             all => all?,
         };
         let named = all.iter().filter(|(_, value)| Pointer::parse(value).is_some_and(|at| at.uuid == uuid));
-        Ok(named.filter_map(|(key, _)| key.strip_prefix(PREFIX)).map(str::to_owned).collect())
+        Ok(named.filter_map(|(key, _)| key.strip_prefix(prefix)).map(str::to_owned).collect())
     }
-}
-
-pub(super) fn directory_key(name: &str) -> String {
-    format!("csi.volume.{name}")
 }
 
 pub(super) fn intent_key(name: &str) -> String {

@@ -1,8 +1,9 @@
-//! The omap journal: which volume name has which uuid, image and owner.
+//! The omap journal: which volume name has which uuid, image and owner; the same for snapshots.
 //!
 //! The format is ceph-csi's (ARCHITECTURE.md, "On-disk formats"): a directory
 //! object `csi.volumes.<instance>` with a key `csi.volume.<name>` → uuid, and one
-//! object `csi.volume.<uuid>` a volume. Three kinds of keys of our own live in the
+//! object `csi.volume.<uuid>` a volume. Snapshots have objects of their own of the same
+//! shape (`collection`). Three kinds of keys of our own live in the
 //! directory object, outside the prefix `csi.` that ceph-csi reads:
 //! `rbd-csi.intent.<name>` → uuid while a reservation is being written,
 //! `rbd-csi.delete.<name>` → uuid and image id while its deletion is under way, and
@@ -23,30 +24,66 @@ use uuid::Uuid;
 use crate::ceph::{ImageId, Pool, WriteOp};
 use crate::volume::error::Result;
 
+pub mod collection;
 pub mod creator;
 mod directory;
 mod release;
 mod reserve;
 
+pub use collection::Collection;
 pub use reserve::{Plan, Reservation};
 
-const NAME: &str = "csi.volname";
 const IMAGE_NAME: &str = "csi.imagename";
 const IMAGE_ID: &str = "csi.imageid";
 const OWNER: &str = "csi.volume.owner";
 const GROUP: &str = "csi.groupid";
 const KMS: &str = "csi.volume.encryptKMS";
-const JOURNAL_POOL: &str = "csi.journalpool";
-const KEYS: [&str; 7] = [NAME, IMAGE_NAME, IMAGE_ID, OWNER, GROUP, KMS, JOURNAL_POOL];
+/// Of a snapshot: the name of the image that it was taken of.
+const SOURCE: &str = "csi.source";
+/// Of a volume with a content source, ours: the source's kind and handle ([`Origin`]). ceph-csi
+/// records nothing of the kind.
+const ORIGIN: &str = "rbd-csi.source";
+const KEYS: [&str; 7] = [IMAGE_NAME, IMAGE_ID, OWNER, GROUP, KMS, SOURCE, ORIGIN];
 
-/// The journal of one pool (and RADOS namespace) under one `--instanceid`.
+/// The journal of one pool (and RADOS namespace) under one `--instanceid`, of volumes or of
+/// snapshots.
 #[derive(Clone)]
 pub struct Journal {
     pool: Pool,
+    collection: Collection,
     directory: String,
 }
 
-/// What the journal knows of a volume.
+/// What a volume was made of, as a journal records it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A snapshot, by its handle.
+    Snapshot(String),
+    /// Another volume, by its handle.
+    Volume(String),
+}
+
+impl Origin {
+    /// Reads what [`Display`](std::fmt::Display) wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.split_once(':')? {
+            ("snapshot", handle) => Some(Self::Snapshot(handle.to_owned())),
+            ("volume", handle) => Some(Self::Volume(handle.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Snapshot(handle) => write!(f, "snapshot:{handle}"),
+            Self::Volume(handle) => write!(f, "volume:{handle}"),
+        }
+    }
+}
+
+/// What the journal knows of a volume or snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The volume's uuid.
@@ -61,12 +98,26 @@ pub struct Entry {
     pub group: Option<String>,
     /// The KMS of an encrypted volume.
     pub kms: Option<String>,
+    /// Of a snapshot: the name of the image that it was taken of.
+    pub source: Option<String>,
+    /// Of a volume that this driver made of a content source: of which.
+    pub origin: Option<Origin>,
 }
 
 impl Journal {
     /// The journal that lives in this pool.
-    pub fn new(pool: &Pool, instance: &str) -> Self {
-        Self { pool: pool.clone(), directory: format!("csi.volumes.{instance}") }
+    pub fn new(pool: &Pool, collection: Collection, instance: &str) -> Self {
+        Self { pool: pool.clone(), collection, directory: collection.directory(instance) }
+    }
+
+    /// Whether it keeps volumes or snapshots.
+    pub fn collection(&self) -> Collection {
+        self.collection
+    }
+
+    /// The object of one of its uuids.
+    pub fn object(&self, uuid: Uuid) -> String {
+        self.collection.object(uuid)
     }
 
     /// The pool that the journal lives in.
@@ -84,7 +135,7 @@ impl Journal {
     /// # Errors
     /// What Ceph answers.
     pub async fn entry(&self, uuid: Uuid) -> Result<Option<Entry>> {
-        read_entry(&self.pool, uuid).await
+        read_entry(&self.pool, self.collection, uuid).await
     }
 
     /// Records the image of a reservation, which makes the volume complete, and
@@ -100,12 +151,12 @@ impl Journal {
     ) -> Result<bool> {
         let mut op = WriteOp::new()
             .assert_exists()
-            .omap_equals(NAME, entry.name.as_bytes())
+            .omap_equals(self.collection.name_key(), entry.name.as_bytes())
             .omap_set([(IMAGE_ID, image.as_str().as_bytes())]);
         if let Some(creator) = locked {
             op = creator.unlock(op);
         }
-        let object = object(entry.uuid);
+        let object = self.object(entry.uuid);
         match self.pool.write("journal complete", &object, op).await {
             Ok(()) => Ok(true),
             Err(error) if error.is(libc::ENOENT) || error.is(libc::ECANCELED) => Ok(false),
@@ -114,13 +165,10 @@ impl Journal {
     }
 }
 
-/// The object of a volume.
-pub fn object(uuid: Uuid) -> String {
-    format!("csi.volume.{uuid}")
-}
-
-async fn read_entry(pool: &Pool, uuid: Uuid) -> Result<Option<Entry>> {
-    let mut values = match pool.omap_get("journal read entry", &object(uuid), &KEYS).await {
+async fn read_entry(pool: &Pool, collection: Collection, uuid: Uuid) -> Result<Option<Entry>> {
+    let name = collection.name_key();
+    let keys: Vec<&str> = KEYS.into_iter().chain([name]).collect();
+    let mut values = match pool.omap_get("journal read entry", &collection.object(uuid), &keys).await {
         Ok(values) => values,
         Err(error) if error.is(libc::ENOENT) => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -131,10 +179,12 @@ async fn read_entry(pool: &Pool, uuid: Uuid) -> Result<Option<Entry>> {
     };
     Ok(Some(Entry {
         uuid,
-        name: text(NAME).unwrap_or_default(),
+        name: text(name).unwrap_or_default(),
         image_name: text(IMAGE_NAME),
         image_id: text(IMAGE_ID).map(ImageId::new),
         group: text(GROUP),
         kms: text(KMS),
+        source: text(SOURCE),
+        origin: text(ORIGIN).and_then(|text| Origin::parse(&text)),
     }))
 }

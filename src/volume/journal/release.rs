@@ -2,8 +2,8 @@
 
 use uuid::Uuid;
 
-use super::directory::{Pointer, delete_key, directory_key, intent_key};
-use super::{Entry, IMAGE_ID, Journal, NAME, object};
+use super::directory::{Pointer, delete_key, intent_key};
+use super::{Entry, IMAGE_ID, Journal};
 use crate::ceph::{ImageId, WriteOp};
 use crate::volume::error::Result;
 
@@ -31,7 +31,8 @@ impl Journal {
     /// # Errors
     /// What Ceph answers.
     pub async fn retract(&self, uuid: Uuid, name: &str) -> Result<()> {
-        let (key, intent, text) = (directory_key(name), intent_key(name), uuid.to_string());
+        let key = self.collection.directory_key(name);
+        let (intent, text) = (intent_key(name), uuid.to_string());
         let op = WriteOp::new()
             .omap_equals(&key, text.as_bytes())
             .omap_remove([key.as_str(), delete_key(name).as_str()])
@@ -53,16 +54,17 @@ impl Journal {
         if !self.remove_if(&intent, uuid.to_string().as_bytes(), &[&intent]).await? {
             return Ok(false);
         }
-        let op = WriteOp::new().omap_equals(NAME, name.as_bytes()).omap_equals(IMAGE_ID, b"").remove();
-        match self.pool.write("journal remove entry", &object(uuid), op).await {
+        let named = self.collection.name_key();
+        let op = WriteOp::new().omap_equals(named, name.as_bytes()).omap_equals(IMAGE_ID, b"").remove();
+        match self.pool.write("journal remove entry", &self.object(uuid), op).await {
             Err(error) if !error.is(libc::ENOENT) && !error.is(libc::ECANCELED) => Err(error.into()),
             _ => Ok(true),
         }
     }
 
     pub(super) async fn remove_entry(&self, uuid: Uuid, name: &str) -> Result<()> {
-        let op = WriteOp::new().omap_equals(NAME, name.as_bytes()).remove();
-        match self.pool.write("journal remove entry", &object(uuid), op).await {
+        let op = WriteOp::new().omap_equals(self.collection.name_key(), name.as_bytes()).remove();
+        match self.pool.write("journal remove entry", &self.object(uuid), op).await {
             Err(error) if !error.is(libc::ENOENT) => Err(error.into()),
             _ => Ok(()),
         }
@@ -75,12 +77,13 @@ impl Journal {
             return op;
         }
         let (uuid, mark) = (entry.uuid.to_string(), format!("{}/{}", entry.uuid, id.as_str()));
-        op.omap_equals(directory_key(&entry.name), uuid)
+        op.omap_equals(self.collection.directory_key(&entry.name), uuid)
             .omap_set([(delete_key(&entry.name), mark.into_bytes())])
     }
 
     async fn remove_key(&self, uuid: Uuid, name: &str) -> Result<()> {
-        let (key, intent, delete) = (directory_key(name), intent_key(name), delete_key(name));
+        let key = self.collection.directory_key(name);
+        let (intent, delete) = (intent_key(name), delete_key(name));
         let text = uuid.to_string();
         // An intent stands beside a key only for the same uuid (`intend` asks for no key).
         let all = [key.as_str(), &intent, &delete];

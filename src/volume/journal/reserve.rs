@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::directory::{Pointer, directory_key, intent_key};
-use super::{Entry, IMAGE_NAME, Journal, NAME, OWNER, creator, object, read_entry};
+use super::directory::{Pointer, intent_key};
+use super::{Entry, IMAGE_NAME, Journal, ORIGIN, OWNER, Origin, SOURCE, creator, read_entry};
 use crate::ceph::{CephError, ImageId, WriteOp};
 use crate::volume::error::{Error, Kind, Result};
 
@@ -32,12 +32,16 @@ pub struct Reservation {
 /// What a new reservation writes.
 #[derive(Debug, Clone)]
 pub struct Plan<'a> {
-    /// The CO's name of the volume.
+    /// The CO's name of the volume or snapshot.
     pub name: &'a str,
-    /// `csi-vol-`, or what the StorageClass says.
+    /// `csi-vol-`, `csi-snap-`, or what the class says.
     pub prefix: &'a str,
     /// The claim's namespace.
     pub owner: Option<&'a str>,
+    /// Of a snapshot: the name of the image that it is taken of.
+    pub source: Option<&'a str>,
+    /// Of a volume: what it is made of.
+    pub origin: Option<&'a Origin>,
     /// Who creates: written into the lock.
     pub creator: &'a creator::Creator,
 }
@@ -79,7 +83,7 @@ impl Journal {
 
     /// Step 1: the intent. `None`: somebody else was faster.
     async fn intend(&self, name: &str) -> Result<Option<Uuid>> {
-        let (key, intent) = (directory_key(name), intent_key(name));
+        let (key, intent) = (self.collection.directory_key(name), intent_key(name));
         let uuid = Uuid::new_v4();
         let op = WriteOp::new()
             .create()
@@ -101,7 +105,8 @@ impl Journal {
             Err(error) if error.is_refusal() => return Err(self.give_up(uuid, plan.name, error).await),
             Err(error) => return Err(error),
         };
-        let (key, intent, text) = (directory_key(plan.name), intent_key(plan.name), uuid.to_string());
+        let key = self.collection.directory_key(plan.name);
+        let (intent, text) = (intent_key(plan.name), uuid.to_string());
         let op = WriteOp::new()
             .omap_equals(&key, b"")
             .omap_equals(&intent, text.as_bytes())
@@ -135,15 +140,17 @@ impl Journal {
     /// Step 2. `None`: the entry was there already, by another creator of this intent.
     async fn write_entry(&self, uuid: Uuid, plan: &Plan<'_>) -> Result<Option<Reservation>> {
         let image_name = format!("{}{uuid}", plan.prefix);
-        let mut values = BTreeMap::from([(NAME, plan.name), (IMAGE_NAME, image_name.as_str())]);
-        if let Some(owner) = plan.owner {
-            values.insert(OWNER, owner);
-        }
+        let name_key = self.collection.name_key();
+        let origin = plan.origin.map(Origin::to_string);
+        let mut values = BTreeMap::from([(name_key, plan.name), (IMAGE_NAME, image_name.as_str())]);
+        values.extend(plan.owner.map(|owner| (OWNER, owner)));
+        values.extend(plan.source.map(|source| (SOURCE, source)));
+        values.extend(origin.as_deref().map(|origin| (ORIGIN, origin)));
         let op = WriteOp::new()
             .create()
-            .omap_equals(NAME, b"")
+            .omap_equals(name_key, b"")
             .omap_set(values.iter().map(|(key, value)| (*key, value.as_bytes())));
-        match self.pool.write("journal write entry", &object(uuid), plan.creator.lock(op)).await {
+        match self.pool.write("journal write entry", &self.object(uuid), plan.creator.lock(op)).await {
             Ok(()) => {}
             Err(error) if error.is(libc::ECANCELED) || error.is(libc::EBUSY) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -155,6 +162,8 @@ impl Journal {
             image_id: None,
             group: None,
             kms: None,
+            source: plan.source.map(str::to_owned),
+            origin: plan.origin.cloned(),
         };
         Ok(Some(Reservation { entry, other_pool: None, locked: true, fresh: false, deleting: None }))
     }
@@ -174,7 +183,7 @@ impl Journal {
         let other = pointer.pool_id.filter(|id| *id != self.pool.id());
         let mut entry = match other {
             Some(id) => match self.pool.connection().pool_by_id(id, self.pool.namespace()).await? {
-                Some(pool) => read_entry(&pool, pointer.uuid).await?,
+                Some(pool) => read_entry(&pool, self.collection, pointer.uuid).await?,
                 None => None,
             },
             None => None,
@@ -199,7 +208,7 @@ impl Journal {
 
     fn contradiction(&self, name: &str, entry: &Entry) -> Error {
         let directory = self.pool.describe(&self.directory);
-        let object = self.pool.describe(&object(entry.uuid));
+        let object = self.pool.describe(&self.object(entry.uuid));
         Error::new(
             Kind::Internal,
             format!(
@@ -216,9 +225,10 @@ impl Journal {
             Kind::Internal,
             format!(
                 "{directory} says that {name} is {} in pool {}, but neither that pool nor this one has its entry; \
-                 if the volume is gone, remove the key csi.volume.{name}",
+                 if it is gone, remove the key {}",
                 pointer.uuid,
-                pointer.pool_id.unwrap_or_default()
+                pointer.pool_id.unwrap_or_default(),
+                self.collection.directory_key(name)
             ),
         )
     }
