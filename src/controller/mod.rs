@@ -79,7 +79,7 @@ impl Controller {
     }
 
     fn check(&self, request: &CreateRequest) -> Result<Wanted> {
-        if request.has_content_source {
+        if request.source.is_some() {
             return Err(not_yet("a volume from a snapshot or another volume", "volume_content_source"));
         }
         if request.has_topology {

@@ -12,6 +12,7 @@ use super::capability::{capabilities, capability};
 use super::limits::{bytes, map, name, path, present, required};
 use super::proto;
 use crate::volume::error::Result;
+use crate::volume::journal::Origin;
 use crate::volume::request::{
     AttachRequest, CreateRequest, DeleteRequest, DetachRequest, PublishRequest, Secrets, StageRequest,
     StatsRequest, UnpublishRequest, UnstageRequest, ValidateRequest,
@@ -20,9 +21,6 @@ use crate::volume::request::{
 /// CreateVolume.
 pub(super) fn create(request: proto::CreateVolumeRequest) -> Result<CreateRequest> {
     let range = request.capacity_range.unwrap_or_default();
-    if let Some(source) = &request.volume_content_source {
-        present("volume_content_source.type", source.r#type.as_ref())?;
-    }
     Ok(CreateRequest {
         name: name("name", request.name)?,
         required: bytes("capacity_range.required_bytes", range.required_bytes)?,
@@ -31,8 +29,20 @@ pub(super) fn create(request: proto::CreateVolumeRequest) -> Result<CreateReques
         parameters: map("parameters", request.parameters)?,
         mutable_parameters: map("mutable_parameters", request.mutable_parameters)?,
         secrets: secrets(request.secrets)?,
-        has_content_source: request.volume_content_source.is_some(),
+        source: request.volume_content_source.map(source).transpose()?,
         has_topology: request.accessibility_requirements.is_some(),
+    })
+}
+
+fn source(source: proto::VolumeContentSource) -> Result<Origin> {
+    use proto::volume_content_source::Type;
+    Ok(match present("volume_content_source.type", source.r#type)? {
+        Type::Snapshot(snapshot) => {
+            Origin::Snapshot(required("volume_content_source.snapshot.snapshot_id", snapshot.snapshot_id)?)
+        }
+        Type::Volume(volume) => {
+            Origin::Volume(required("volume_content_source.volume.volume_id", volume.volume_id)?)
+        }
     })
 }
 

@@ -1,4 +1,5 @@
-//! Work that outlives its call: one operation a volume at a time.
+//! Work that outlives its call: one operation a volume at a time, beside those that only need
+//! it to stay as it is.
 //!
 //! Each state-changing RPC runs as an operation in a task of its own, under the
 //! key of what it changes; the RPC only waits for it. So neither a client that
@@ -99,6 +100,7 @@ impl Progress {
 type Outcome = Option<Result<Arc<dyn Any + Send + Sync>>>;
 
 struct Running {
+    needs: Vec<String>,
     rpc: &'static str,
     fingerprint: String,
     since: Instant,
@@ -127,8 +129,40 @@ impl Operations {
         Work: FnOnce(Progress) -> F,
     {
         let busy_until = Instant::now() + request.deadline.left_at_most(PATIENCE);
+        self.run_beside(request, Vec::new(), busy_until, work).await
+    }
+
+    /// As [`Operations::run`], for work that needs other volumes and snapshots to stay as they
+    /// are, such as the source of a snapshot: `needs` are their keys. Operations that change
+    /// one of them wait for this one and it for them, up to the deadline; others that only
+    /// need them run side by side.
+    ///
+    /// # Errors
+    /// As [`Operations::run`].
+    pub async fn run_with<T, F, Work>(&self, request: Request, needs: Vec<String>, work: Work) -> Result<T>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+        Work: FnOnce(Progress) -> F,
+    {
+        let busy_until = Instant::now() + request.deadline.left();
+        self.run_beside(request, needs, busy_until, work).await
+    }
+
+    async fn run_beside<T, F, Work>(
+        &self,
+        request: Request,
+        needs: Vec<String>,
+        busy_until: Instant,
+        work: Work,
+    ) -> Result<T>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+        Work: FnOnce(Progress) -> F,
+    {
         let outcome = loop {
-            match self.admit(&request, busy_until)? {
+            match self.admit(&request, &needs, busy_until)? {
                 Admission::Start(progress, sender) => {
                     let receiver = sender.subscribe();
                     self.start(request.key.clone(), sender, work(progress));
@@ -149,14 +183,18 @@ impl Operations {
         lock(&self.running).values().map(|running| running.since.elapsed()).max()
     }
 
-    fn admit(&self, request: &Request, busy_until: Instant) -> Result<Admission> {
+    fn admit(&self, request: &Request, needs: &[String], busy_until: Instant) -> Result<Admission> {
         let mut running = lock(&self.running);
-        let Some(other) = running.get(&request.key) else {
+        if let Some(same) = running.get(&request.key).filter(|same| same.is(request)) {
+            return Ok(Admission::Join(same.outcome.clone()));
+        }
+        let Some(other) = in_the_way(&running, request, needs) else {
             let (sender, outcome) = watch::channel(None);
             let progress = Progress { step: Arc::default(), deadline: request.deadline };
             running.insert(
                 request.key.clone(),
                 Running {
+                    needs: needs.to_vec(),
                     rpc: request.rpc,
                     fingerprint: request.fingerprint.clone(),
                     since: Instant::now(),
@@ -166,9 +204,6 @@ impl Operations {
             );
             return Ok(Admission::Start(progress, sender));
         };
-        if other.rpc == request.rpc && other.fingerprint == request.fingerprint {
-            return Ok(Admission::Join(other.outcome.clone()));
-        }
         if Instant::now() < busy_until {
             return Ok(Admission::Wait(other.outcome.clone()));
         }
@@ -240,6 +275,23 @@ impl Operations {
             ),
         )
     }
+}
+
+impl Running {
+    fn is(&self, request: &Request) -> bool {
+        self.rpc == request.rpc && self.fingerprint == request.fingerprint
+    }
+}
+
+/// An operation that has to end before the request's may begin.
+fn in_the_way<'a>(
+    running: &'a HashMap<String, Running>,
+    request: &Request,
+    needs: &[String],
+) -> Option<&'a Running> {
+    let needed = || needs.iter().find_map(|key| running.get(key));
+    let needing = || running.values().find(|other| other.needs.contains(&request.key));
+    running.get(&request.key).or_else(needed).or_else(needing)
 }
 
 enum Admission {
@@ -353,6 +405,31 @@ mod tests {
         let late = operations.run::<i32, _, _>(request("Stage", "a", 60), never).await.unwrap_err();
         assert_eq!(late.kind, Kind::Timeout, "{late}");
         assert_eq!(operations.run::<i32, _, _>(request("Stage", "a", 2000), never).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_source_is_shared_by_those_who_need_it_and_not_changed_meanwhile() {
+        let operations = Operations::default();
+        let of = |key: &str, time| Request { key: key.into(), ..request("CreateSnapshot", key, time) };
+        let needs = || vec!["volume".to_owned()];
+        let (open, gate) = tokio::sync::oneshot::channel::<()>();
+        let first = tokio::spawn({
+            let operations = operations.clone();
+            let request = of("one", 9000);
+            async move {
+                operations
+                    .run_with(request, vec!["volume".into()], |_| async move { Ok(gate.await.is_ok()) })
+                    .await
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(operations.run_with(of("two", 500), needs(), |_| async { Ok(2) }).await.unwrap(), 2);
+        let delete = request("DeleteVolume", "", 50);
+        assert_eq!(operations.run(delete, |_| async { Ok(3) }).await.unwrap_err().kind, Kind::Busy);
+        open.send(()).unwrap();
+        assert!(first.await.unwrap().unwrap());
+        let delete = request("DeleteVolume", "", 500);
+        assert_eq!(operations.run(delete, |_| async { Ok(3) }).await.unwrap(), 3);
     }
 
     #[tokio::test]

@@ -8,8 +8,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use crate::volume::capability::{Access, AccessMode, Capability};
+use crate::volume::journal::Origin;
 pub use crate::volume::secrets::Secrets;
 
 /// CreateVolume.
@@ -30,8 +32,8 @@ pub struct CreateRequest {
     pub mutable_parameters: BTreeMap<String, String>,
     /// The provisioner's secret.
     pub secrets: Secrets,
-    /// Whether a snapshot or another volume is named as the source.
-    pub has_content_source: bool,
+    /// The snapshot or the other volume whose content it shall have.
+    pub source: Option<Origin>,
     /// Whether the volume is asked for in some topology.
     pub has_topology: bool,
 }
@@ -42,6 +44,58 @@ pub struct DeleteRequest {
     /// The volume's handle.
     pub volume_id: String,
     /// The provisioner's secret.
+    pub secrets: Secrets,
+}
+
+/// CreateSnapshot.
+#[derive(Debug, Clone)]
+pub struct CreateSnapshotRequest {
+    /// The CO's name for the snapshot, with the limits of a volume's.
+    pub name: String,
+    /// The handle of the volume that it is taken of.
+    pub source_volume_id: String,
+    /// The VolumeSnapshotClass' parameters.
+    pub parameters: BTreeMap<String, String>,
+    /// The snapshotter's secret.
+    pub secrets: Secrets,
+}
+
+/// DeleteSnapshot.
+#[derive(Debug, Clone)]
+pub struct DeleteSnapshotRequest {
+    /// The snapshot's handle.
+    pub snapshot_id: String,
+    /// The snapshotter's secret.
+    pub secrets: Secrets,
+}
+
+/// ListSnapshots, and GetSnapshot with `snapshot_id` alone.
+#[derive(Debug, Clone)]
+pub struct ListSnapshotsRequest {
+    /// Only this one.
+    pub snapshot_id: Option<String>,
+    /// Only those of this volume.
+    pub source_volume_id: Option<String>,
+    /// No more than so many; 0 for no limit.
+    pub max_entries: usize,
+    /// Where the page before ended; empty for the first.
+    pub starting_token: String,
+    /// The secret for listing; few COs give one.
+    pub secrets: Secrets,
+}
+
+/// ControllerExpandVolume.
+#[derive(Debug, Clone)]
+pub struct ExpandRequest {
+    /// The volume's handle.
+    pub volume_id: String,
+    /// The least size in bytes; 0 when none is asked for.
+    pub required: u64,
+    /// The greatest size in bytes; 0 when there is none.
+    pub limit: u64,
+    /// How it is used, when the CO says so.
+    pub capability: Option<Capability>,
+    /// The expander's secret.
     pub secrets: Secrets,
 }
 
@@ -156,6 +210,28 @@ pub struct Volume {
     pub capacity: u64,
     /// What the node needs to know of it, without secrets.
     pub context: BTreeMap<String, String>,
+}
+
+/// A snapshot that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its handle.
+    pub id: String,
+    /// The handle of the volume that it was taken of.
+    pub source_volume_id: String,
+    /// The size of the volume at that moment, in bytes.
+    pub size: u64,
+    /// When it was taken, since 1970, the same in every answer.
+    pub created: Duration,
+}
+
+/// A volume that has grown, or was large enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expanded {
+    /// Its size in bytes.
+    pub capacity: u64,
+    /// Whether the node has to grow a file system on it.
+    pub node_expansion_required: bool,
 }
 
 /// How full a volume is.

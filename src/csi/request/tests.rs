@@ -63,7 +63,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T>) -> String {
 fn the_least_that_a_creation_needs() {
     let request = create(creation()).unwrap();
     assert_eq!((request.name.as_str(), request.required, request.limit), ("pvc-1", 0, 0));
-    assert!(!request.has_content_source && !request.has_topology);
+    assert!(request.source.is_none() && !request.has_topology);
 }
 
 #[test]
