@@ -32,7 +32,7 @@ kube_prepare() {
         die "no images for the nodes under $(tools_dir); remove that folder, so that they are made again"
     mapfile -t images <<<"$list"
     ln -s "${images[@]}" "$dir/images/"
-    echo "$(tools_dir)/store-$(images_hash)${1-}.tar" >"$dir/store"
+    echo "$(tools_dir)/store-$(images_hash)${1-}.disk" >"$dir/store"
     (umask 077; kube_write_keys >/dev/null; kube_write_tokens)
     kube_write_kubectl
     network_add_address "$KUBE_ADDRESS"
