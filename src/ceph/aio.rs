@@ -1,4 +1,4 @@
-//! Asynchronous operations on one object: a librados completion as a future.
+//! Asynchronous operations: a librados completion as a future.
 //!
 //! Lives here: who owns the buffers while librados works. What a reader gets
 //! wrong: dropping the future does not cancel the operation. Everything that
@@ -16,22 +16,31 @@ use super::pool::Context;
 use super::read_op::{ReadOp, ReadResults, Slot};
 use super::write_op::WriteOp;
 
-/// A librados operation that is released when it goes.
-enum Operation {
+/// What librados is asked to do.
+#[derive(Clone, Copy)]
+enum Call {
     Write(ffi::rados_write_op_t),
     Read(ffi::rados_read_op_t),
+    /// The place for the id.
+    DrawSnapshot(*mut u64),
+    ReturnSnapshot(u64),
 }
 
-// SAFETY: a plain heap object of librados; only one thread has it at a time.
+/// The same, released when it goes.
+struct Operation(Call);
+
+// SAFETY: a plain heap object of librados, or a place in the flight that owns this; only
+// one thread has it at a time.
 unsafe impl Send for Operation {}
 
 impl Drop for Operation {
     fn drop(&mut self) {
         // SAFETY: made by the matching create function, released once.
         unsafe {
-            match self {
-                Self::Write(op) => ffi::rados_release_write_op(*op),
-                Self::Read(op) => ffi::rados_release_read_op(*op),
+            match self.0 {
+                Call::Write(op) => ffi::rados_release_write_op(op),
+                Call::Read(op) => ffi::rados_release_read_op(op),
+                Call::DrawSnapshot(_) | Call::ReturnSnapshot(_) => {}
             }
         }
     }
@@ -71,7 +80,7 @@ async fn fly<O: Send>(
     object: CString,
     operation: Operation,
     output: O,
-    fill: impl FnOnce(&Operation, &mut O),
+    fill: impl FnOnce(&mut Call, &mut O),
 ) -> (i64, Option<O>) {
     let landing = {
         let (answer, landing) = oneshot::channel();
@@ -83,7 +92,7 @@ async fn fly<O: Send>(
         // SAFETY: until it is submitted, nobody else knows the flight; from then
         // on only the callback touches it, at its final address.
         let code = unsafe {
-            fill(&(*flight).operation, &mut (*flight).output);
+            fill(&mut (*flight).operation.0, &mut (*flight).output);
             submit::<O>(flight, io, &object)
         };
         if code < 0 {
@@ -105,18 +114,24 @@ unsafe fn submit<O>(flight: *mut Flight<O>, io: ffi::rados_ioctx_t, object: &CSt
     // SAFETY: the operation is live; librados calls `landed::<O>` once.
     unsafe {
         // Copied out first: once submitted, the flight may be gone.
-        let handle = match (*flight).operation {
-            Operation::Write(op) | Operation::Read(op) => op,
-        };
-        let write = matches!((*flight).operation, Operation::Write(_));
+        let call = (*flight).operation.0;
         let code = ffi::rados_aio_create_completion2(flight.cast(), Some(landed::<O>), &mut completion);
         if code < 0 {
             return code;
         }
-        let code = if write {
-            ffi::rados_aio_write_op_operate(handle, io, completion, object.as_ptr(), null_mut(), 0)
-        } else {
-            ffi::rados_aio_read_op_operate(handle, io, completion, object.as_ptr(), 0)
+        let code = match call {
+            Call::Write(op) => {
+                ffi::rados_aio_write_op_operate(op, io, completion, object.as_ptr(), null_mut(), 0)
+            }
+            Call::Read(op) => ffi::rados_aio_read_op_operate(op, io, completion, object.as_ptr(), 0),
+            Call::DrawSnapshot(id) => {
+                ffi::rados_aio_ioctx_selfmanaged_snap_create(io, id, completion);
+                0
+            }
+            Call::ReturnSnapshot(id) => {
+                ffi::rados_aio_ioctx_selfmanaged_snap_remove(io, id, completion);
+                0
+            }
         };
         if code < 0 {
             ffi::rados_aio_release(completion);
@@ -128,10 +143,10 @@ unsafe fn submit<O>(flight: *mut Flight<O>, io: ffi::rados_ioctx_t, object: &CSt
 /// `rados_aio_write_op_operate`: what C returned.
 pub(super) async fn write(context: Arc<Context>, object: CString, op: WriteOp) -> (i64, ()) {
     // SAFETY: no precondition.
-    let operation = Operation::Write(unsafe { ffi::rados_create_write_op() });
+    let operation = Operation(Call::Write(unsafe { ffi::rados_create_write_op() }));
     let codes: Box<[c_int]> = vec![0; op.len()].into();
-    let fill = |operation: &Operation, codes: &mut Box<[c_int]>| {
-        if let Operation::Write(handle) = operation {
+    let fill = |call: &mut Call, codes: &mut Box<[c_int]>| {
+        if let Call::Write(handle) = call {
             // SAFETY: the codes are on the heap and owned by the flight.
             unsafe { op.fill(*handle, codes.as_mut_ptr()) }
         }
@@ -143,10 +158,10 @@ pub(super) async fn write(context: Arc<Context>, object: CString, op: WriteOp) -
 /// `rados_aio_read_op_operate`: what C returned, and the results.
 pub(super) async fn read(context: Arc<Context>, object: CString, op: ReadOp) -> (i64, ReadResults) {
     // SAFETY: no precondition.
-    let operation = Operation::Read(unsafe { ffi::rados_create_read_op() });
+    let operation = Operation(Call::Read(unsafe { ffi::rados_create_read_op() }));
     let slots = op.slots();
-    let fill = |operation: &Operation, slots: &mut Vec<Slot>| {
-        if let Operation::Read(handle) = operation {
+    let fill = |call: &mut Call, slots: &mut Vec<Slot>| {
+        if let Call::Read(handle) = call {
             // SAFETY: the slots are on the heap and owned by the flight.
             unsafe { op.fill(*handle, slots) }
         }
@@ -156,4 +171,19 @@ pub(super) async fn read(context: Arc<Context>, object: CString, op: ReadOp) -> 
         Some(slots) if code >= 0 => (code, op.results(slots)),
         _ => (code, Vec::new().into_iter()),
     }
+}
+
+/// `rados_aio_ioctx_selfmanaged_snap_create`: what C returned, and the id.
+pub(super) async fn draw_snapshot_id(context: Arc<Context>) -> (i64, u64) {
+    let fill = |call: &mut Call, id: &mut u64| *call = Call::DrawSnapshot(id);
+    let (code, id) =
+        fly(context, CString::default(), Operation(Call::DrawSnapshot(null_mut())), 0, fill).await;
+    (code, id.unwrap_or(0))
+}
+
+/// `rados_aio_ioctx_selfmanaged_snap_remove`: what C returned.
+pub(super) async fn return_snapshot_id(context: Arc<Context>, id: u64) -> (i64, ()) {
+    let (code, _) =
+        fly(context, CString::default(), Operation(Call::ReturnSnapshot(id)), (), |_, ()| {}).await;
+    (code, ())
 }

@@ -25,6 +25,8 @@ use super::shutdown;
 const CALLS: usize = 16;
 /// Calls that may take minutes (purges), apart so that they delay no create.
 const LONG_CALLS: usize = 4;
+/// Flattens, apart from the purges: each of them may take hours.
+const FLATTENS: usize = 16;
 /// Calls that may wait for a monitor, apart because nothing in librados ends the
 /// wait for a new map: without a monitor these threads, and only these, stand still.
 const MAP_CALLS: usize = 4;
@@ -43,6 +45,7 @@ pub(super) struct Inner {
     dead: AtomicBool,
     calls: Share,
     long_calls: Share,
+    flattens: Share,
     map_calls: Share,
     known_map_calls: Share,
     known: Mutex<HashSet<String>>,
@@ -84,6 +87,7 @@ impl Connection {
             dead: AtomicBool::new(false),
             // librados and librbd end their own calls by `rados_osd_op_timeout`.
             long_calls: Share { threads: Arc::new(Semaphore::new(LONG_CALLS)), limit: None },
+            flattens: Share { threads: Arc::new(Semaphore::new(FLATTENS)), limit: None },
             map_calls: Share { threads: Arc::new(Semaphore::new(MAP_CALLS)), limit },
             known_map_calls: Share { threads: calls.clone(), limit },
             calls: Share { threads: calls, limit: None },
@@ -155,6 +159,16 @@ impl Connection {
         call: impl FnOnce(ffi::rados_t) -> (i64, T) + Send + 'static,
     ) -> Result<(i64, T)> {
         self.on_thread(&self.0.long_calls, op, object, call).await
+    }
+
+    /// The same for a flatten, which may take hours.
+    pub(super) async fn blocking_flatten<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        object: String,
+        call: impl FnOnce(ffi::rados_t) -> (i64, T) + Send + 'static,
+    ) -> Result<(i64, T)> {
+        self.on_thread(&self.0.flattens, op, object, call).await
     }
 
     /// The same for a question to the osdmap about `subject`, which may have to

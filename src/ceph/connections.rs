@@ -1,4 +1,5 @@
-//! The connections that are kept: one per monitors, user and key.
+//! The connections that are kept: one per monitors, user and key, and a second one for the
+//! background work if there is any.
 //!
 //! Lives here: who shares which connection, and when one is given up. What a
 //! reader gets wrong: a failed connect is told to all who waited for it, and
@@ -33,9 +34,10 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// The user's id, never with `client.` in front.
+    /// The user's id, never with `client.` in front nor blanks around.
     pub fn user(&self) -> &str {
-        self.user.strip_prefix("client.").unwrap_or(&self.user)
+        let user = self.user.trim();
+        user.strip_prefix("client.").unwrap_or(user)
     }
 }
 
@@ -43,6 +45,7 @@ impl Credentials {
 struct Key {
     monitors: Vec<String>,
     credentials: Credentials,
+    background: bool,
 }
 
 type Outcome = Option<Result<Connection>>;
@@ -85,9 +88,27 @@ impl Connections {
     /// Bounded by `client_mount_timeout`. EACCES: the cluster refuses the user
     /// or the key; ETIMEDOUT: no monitor answers.
     pub async fn get(&self, monitors: &[String], credentials: &Credentials) -> Result<Connection> {
+        self.get_of(monitors, credentials, false).await
+    }
+
+    /// A connection of its own for work that takes long (purge, flatten), made on first
+    /// need and kept as the others are: librbd does all of a client's work on few threads, so beside
+    /// such work every other call of the client would wait.
+    pub async fn get_background(&self, monitors: &[String], credentials: &Credentials) -> Result<Connection> {
+        self.get_of(monitors, credentials, true).await
+    }
+
+    async fn get_of(
+        &self,
+        monitors: &[String],
+        credentials: &Credentials,
+        background: bool,
+    ) -> Result<Connection> {
+        // As they are given to librados: two texts for one key are not two clients.
         let user = credentials.user().to_owned();
-        let credentials = Credentials { user, key: credentials.key.clone() };
-        let key = Key { monitors: monitors.to_vec(), credentials };
+        let key = Secret::new(credentials.key.reveal().trim().to_owned());
+        let credentials = Credentials { user, key };
+        let key = Key { monitors: monitors.to_vec(), credentials, background };
         if key.monitors.is_empty() {
             let object = connect::label(&key.monitors, &key.credentials);
             return Err(CephError::new("rados_connect", object, libc::EINVAL));

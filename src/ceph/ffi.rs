@@ -14,8 +14,12 @@ pub type rados_completion_t = *mut c_void;
 pub type rados_write_op_t = *mut c_void;
 pub type rados_read_op_t = *mut c_void;
 pub type rados_omap_iter_t = *mut c_void;
+pub type rados_xattrs_iter_t = *mut c_void;
 pub type rbd_image_options_t = *mut c_void;
+pub type rbd_image_t = *mut c_void;
 pub type rados_callback_t = Option<unsafe extern "C" fn(rados_completion_t, *mut c_void)>;
+/// `librbd_progress_fn_t`: done, total, argument; a negative answer stops the operation.
+pub type rbd_progress_t = Option<unsafe extern "C" fn(u64, u64, *mut c_void) -> c_int>;
 
 /// `LIBRADOS_CMPXATTR_OP_EQ`; the OSD answers EINVAL to NE, GTE and LTE on an omap.
 pub const CMP_EQUAL: u8 = 1;
@@ -30,6 +34,15 @@ pub const RBD_IMAGE_OPTION_ORDER: c_int = 2;
 pub const RBD_IMAGE_OPTION_STRIPE_UNIT: c_int = 3;
 pub const RBD_IMAGE_OPTION_STRIPE_COUNT: c_int = 4;
 pub const RBD_IMAGE_OPTION_DATA_POOL: c_int = 10;
+pub const RBD_IMAGE_OPTION_CLONE_FORMAT: c_int = 12;
+
+/// `rbd_mirror_image_info_t`.
+#[repr(C)]
+pub struct rbd_mirror_image_info_t {
+    pub global_id: *mut c_char,
+    pub state: c_int,
+    pub primary: bool,
+}
 
 /// `struct rbd_csi_watcher` of `watchers.cc`.
 #[repr(C)]
@@ -79,6 +92,25 @@ unsafe extern "C" {
     pub fn rados_ioctx_destroy(io: rados_ioctx_t);
     pub fn rados_ioctx_set_namespace(io: rados_ioctx_t, namespace: *const c_char);
     pub fn rados_set_pool_full_try(io: rados_ioctx_t);
+    pub fn rados_aio_ioctx_selfmanaged_snap_create(
+        io: rados_ioctx_t,
+        id: *mut u64,
+        completion: rados_completion_t,
+    );
+    pub fn rados_aio_ioctx_selfmanaged_snap_remove(
+        io: rados_ioctx_t,
+        id: u64,
+        completion: rados_completion_t,
+    );
+    pub fn rados_notify2(
+        io: rados_ioctx_t,
+        object: *const c_char,
+        payload: *const c_char,
+        length: c_int,
+        timeout_ms: u64,
+        reply: *mut *mut c_char,
+        reply_length: *mut usize,
+    ) -> c_int;
     pub fn rados_list_lockers(
         io: rados_ioctx_t,
         object: *const c_char,
@@ -93,13 +125,6 @@ unsafe extern "C" {
         addresses: *mut c_char,
         addresses_length: *mut usize,
     ) -> isize;
-    pub fn rados_break_lock(
-        io: rados_ioctx_t,
-        object: *const c_char,
-        name: *const c_char,
-        client: *const c_char,
-        cookie: *const c_char,
-    ) -> c_int;
     pub fn rados_blocklist_add(cluster: rados_t, address: *mut c_char, expire_seconds: u32) -> c_int;
 
     pub fn rados_aio_create_completion2(
@@ -152,6 +177,8 @@ unsafe extern "C" {
         offset: u64,
         code: *mut c_int,
     );
+    pub fn rados_write_op_write_full(op: rados_write_op_t, bytes: *const c_char, length: usize);
+    pub fn rados_write_op_rmxattr(op: rados_write_op_t, name: *const c_char);
     pub fn rados_write_op_remove(op: rados_write_op_t);
     pub fn rados_aio_write_op_operate(
         op: rados_write_op_t,
@@ -205,6 +232,14 @@ unsafe extern "C" {
         bytes_read: *mut usize,
         code: *mut c_int,
     );
+    pub fn rados_read_op_getxattrs(op: rados_read_op_t, values: *mut rados_xattrs_iter_t, code: *mut c_int);
+    pub fn rados_getxattrs_next(
+        values: rados_xattrs_iter_t,
+        name: *mut *const c_char,
+        value: *mut *const c_char,
+        length: *mut usize,
+    ) -> c_int;
+    pub fn rados_getxattrs_end(values: rados_xattrs_iter_t);
     pub fn rados_aio_read_op_operate(
         op: rados_read_op_t,
         io: rados_ioctx_t,
@@ -236,7 +271,56 @@ unsafe extern "C" {
         options: rbd_image_options_t,
     ) -> c_int;
     pub fn rbd_trash_move(io: rados_ioctx_t, name: *const c_char, delay: u64) -> c_int;
-    pub fn rbd_trash_remove(io: rados_ioctx_t, id: *const c_char, force: bool) -> c_int;
+    pub fn rbd_trash_remove_with_progress(
+        io: rados_ioctx_t,
+        id: *const c_char,
+        force: bool,
+        progress: rbd_progress_t,
+        argument: *mut c_void,
+    ) -> c_int;
+    pub fn rbd_clone3(
+        parent_io: rados_ioctx_t,
+        parent: *const c_char,
+        snapshot: *const c_char,
+        io: rados_ioctx_t,
+        name: *const c_char,
+        options: rbd_image_options_t,
+    ) -> c_int;
+
+    pub fn rbd_open_by_id(
+        io: rados_ioctx_t,
+        id: *const c_char,
+        image: *mut rbd_image_t,
+        snapshot: *const c_char,
+    ) -> c_int;
+    pub fn rbd_open_by_id_read_only(
+        io: rados_ioctx_t,
+        id: *const c_char,
+        image: *mut rbd_image_t,
+        snapshot: *const c_char,
+    ) -> c_int;
+    pub fn rbd_close(image: rbd_image_t) -> c_int;
+    pub fn rbd_get_size(image: rbd_image_t, size: *mut u64) -> c_int;
+    pub fn rbd_snap_create(image: rbd_image_t, name: *const c_char) -> c_int;
+    pub fn rbd_snap_remove(image: rbd_image_t, name: *const c_char) -> c_int;
+    pub fn rbd_resize2(
+        image: rbd_image_t,
+        size: u64,
+        allow_shrink: bool,
+        progress: rbd_progress_t,
+        argument: *mut c_void,
+    ) -> c_int;
+    pub fn rbd_flatten_with_progress(
+        image: rbd_image_t,
+        progress: rbd_progress_t,
+        argument: *mut c_void,
+    ) -> c_int;
+    pub fn rbd_mirror_image_get_info(
+        image: rbd_image_t,
+        info: *mut rbd_mirror_image_info_t,
+        size: usize,
+    ) -> c_int;
+    pub fn rbd_mirror_image_get_info_cleanup(info: *mut rbd_mirror_image_info_t);
 
     pub fn rbd_csi_list_watchers(
         io: rados_ioctx_t,

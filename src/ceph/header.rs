@@ -6,6 +6,7 @@
 //! of these keys (a metadata write makes one); that is no header.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::encoding::{Decoded, Decoder, Malformed};
 use super::features::Features;
@@ -68,6 +69,9 @@ pub struct Parent {
     pub image_id: String,
     /// The snapshot's id.
     pub snap_id: u64,
+    /// So many bytes from the beginning are the parent's where the image has no objects of
+    /// its own. Growth does not change it; a shrink made it smaller for ever.
+    pub overlap: u64,
 }
 
 /// A snapshot of an image.
@@ -77,6 +81,10 @@ pub struct Snapshot {
     pub id: u64,
     /// Its name; one in the trash has a random one, and its old one in `kind`.
     pub name: String,
+    /// Bytes of the image when it was made.
+    pub size: u64,
+    /// When it was made, since 1970, by the OSD's clock; zero before Ceph 13.
+    pub created: Duration,
     /// Who made it.
     pub kind: SnapshotKind,
     /// How many clones (v2) it has.
@@ -168,7 +176,8 @@ fn parent(value: &[u8]) -> Decoded<Option<Parent>> {
     let namespace = if outer.version >= 2 { fields.text()? } else { String::new() };
     let (image_id, snap_id) = (fields.text()?, fields.u64()?);
     let attached = outer.version < 2 || fields.u8()? != 0;
-    Ok((pool_id >= 0 && attached).then_some(Parent { pool_id, namespace, image_id, snap_id }))
+    let overlap = if attached { fields.u64()? } else { 0 };
+    Ok((pool_id >= 0 && attached).then_some(Parent { pool_id, namespace, image_id, snap_id, overlap }))
 }
 
 /// `cls_rbd_snap`: what is compatible below 8 also has features and a parent.
@@ -176,14 +185,14 @@ fn snapshot(value: &[u8]) -> Decoded<Snapshot> {
     let mut outer = Decoder::new(value).versioned()?;
     let (version, compatible) = (outer.version, outer.compatible);
     let fields = &mut outer.contents;
-    let (id, name, _size) = (fields.u64()?, fields.text()?, fields.u64()?);
+    let (id, name, size) = (fields.u64()?, fields.text()?, fields.u64()?);
     if compatible < 8 {
         fields.u64()?;
         if version >= 2 {
             fields.versioned()?;
         }
     }
-    let (mut kind, mut children) = (SnapshotKind::User, 0);
+    let (mut kind, mut created, mut children) = (SnapshotKind::User, Duration::ZERO, 0);
     if version >= 3 {
         fields.u8()?;
     }
@@ -194,12 +203,12 @@ fn snapshot(value: &[u8]) -> Decoded<Snapshot> {
         kind = snapshot_kind(fields)?;
     }
     if version >= 6 {
-        fields.time()?;
+        created = fields.time()?;
     }
     if version >= 7 {
         children = fields.u32()?;
     }
-    Ok(Snapshot { id, name, kind, children })
+    Ok(Snapshot { id, name, size, created, kind, children })
 }
 
 fn snapshot_kind(fields: &mut Decoder<'_>) -> Decoded<SnapshotKind> {
@@ -285,6 +294,7 @@ mod tests {
             namespace: namespace.into(),
             image_id: "abc".into(),
             snap_id: 7,
+            overlap: if namespace.is_empty() { 9 } else { 1 },
         };
         assert_eq!(parent(&new(1)), Ok(Some(expected("ns"))));
         assert_eq!(parent(&new(0)), Ok(None));
@@ -306,6 +316,8 @@ mod tests {
         let expected = Snapshot {
             id: 4,
             name: "2dae0d33-2063-48c2-be2b-de8af6b36e59".into(),
+            size: 32 << 20,
+            created: Duration::new(0x6b01_8713, 0x355d_a194),
             kind: SnapshotKind::Trash("one".into()),
             children: 1,
         };
@@ -315,7 +327,14 @@ mod tests {
         let fields =
             Encoder::default().u64(4).text("snap").u64(1).u64(61).versioned(1, 1, parent).u8(0).u64(0);
         let old = Encoder::default().versioned(4, 1, fields).finish();
-        let expected = Snapshot { id: 4, name: "snap".into(), kind: SnapshotKind::User, children: 0 };
+        let expected = Snapshot {
+            id: 4,
+            name: "snap".into(),
+            size: 1,
+            created: Duration::ZERO,
+            kind: SnapshotKind::User,
+            children: 0,
+        };
         assert_eq!(snapshot(&old), Ok(expected));
     }
 }

@@ -252,7 +252,7 @@ impl Pool {
 }
 
 /// librbd's image options, destroyed when they go.
-struct Options(ffi::rbd_image_options_t);
+pub(super) struct Options(ffi::rbd_image_options_t);
 
 impl Drop for Options {
     fn drop(&mut self) {
@@ -262,7 +262,8 @@ impl Drop for Options {
 }
 
 impl Options {
-    fn of(spec: &ImageSpec) -> std::result::Result<Self, i32> {
+    /// Everything of the spec but its size; a negative errno.
+    pub(super) fn of(spec: &ImageSpec) -> std::result::Result<Self, i32> {
         let mut raw = null_mut();
         // SAFETY: room for the answer.
         unsafe { ffi::rbd_image_options_create(&mut raw) };
@@ -290,7 +291,12 @@ impl Options {
         Ok(options)
     }
 
-    fn number(&self, option: i32, value: Option<u64>) -> std::result::Result<(), i32> {
+    /// For C calls while the options live.
+    pub(super) fn handle(&self) -> ffi::rbd_image_options_t {
+        self.0
+    }
+
+    pub(super) fn number(&self, option: i32, value: Option<u64>) -> std::result::Result<(), i32> {
         let Some(value) = value else { return Ok(()) };
         // SAFETY: live options.
         match unsafe { ffi::rbd_image_options_set_uint64(self.0, option, value) } {

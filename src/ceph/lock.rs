@@ -4,6 +4,11 @@
 //! cost nothing; who holds one; breaking it. A holder is a client and a cookie:
 //! two processes with the same cookie are still two holders. A lock says nothing
 //! of whether its holder lives; fencing makes sure that it does no more harm.
+//!
+//! What a reader gets wrong: class `lock` keeps a lock's extended attribute when the lock
+//! is given back or broken, without a holder in it, for ever, and every write to the object
+//! writes all of its attributes anew. So whoever ends a lock removes the attribute in the
+//! same operation; one whose time ran out is removed by [`sweep`].
 
 use std::ffi::{CStr, CString, c_char};
 use std::time::Duration;
@@ -12,13 +17,25 @@ use super::connection::Connection;
 use super::encoding::Encoder;
 use super::error::{CephError, Result};
 use super::ffi;
+use super::image::ImageId;
 use super::pool::Pool;
+use super::watchers::Watcher;
 use super::write_op::WriteOp;
 
 /// `ClsLockType::EXCLUSIVE`.
 const EXCLUSIVE: u8 = 1;
 /// `LOCK_FLAG_MAY_RENEW`: the holder may take it again.
 const MAY_RENEW: u8 = 1;
+/// `CEPH_ENTITY_TYPE_CLIENT`.
+const CLIENT: u8 = 8;
+/// The holder may not take it again.
+const ONCE: u8 = 0;
+/// What class `lock` puts before a lock's name to get the attribute's.
+const XATTR: &str = "lock.";
+/// librbd's and krbd's own lock on an image's header: who may write the image.
+const IMAGE_LOCK: &str = "rbd_lock";
+/// How the cookie of such a lock begins that was taken on need, not by a person.
+const AUTOMATIC: &str = "auto ";
 /// Room for the answers of `rados_list_lockers`; an exclusive lock has one holder.
 const ROOM: usize = 1024;
 
@@ -33,6 +50,22 @@ pub struct Holder {
     pub address: String,
 }
 
+impl Holder {
+    /// Of the holder of an image's lock: the cookie of the watch on the header that it was
+    /// taken with; `None` when a person took the lock (`rbd lock add`).
+    pub fn watch_cookie(&self) -> Option<u64> {
+        self.cookie.strip_prefix(AUTOMATIC)?.parse().ok()
+    }
+
+    /// Of the holder of an image's lock: whether it still watches the image. One that does
+    /// not is dead or cut off, and librbd blocklists it before it takes the lock over.
+    pub fn is_among(&self, watchers: &[Watcher]) -> bool {
+        let number = self.client.strip_prefix("client.").and_then(|number| number.parse().ok());
+        let held = number.zip(self.watch_cookie());
+        held.is_some_and(|held| watchers.iter().any(|watcher| (watcher.client, watcher.cookie) == held))
+    }
+}
+
 /// Adds taking the lock: the whole operation fails with EBUSY while another holds it.
 pub fn take(op: WriteOp, lock: &str, cookie: &str) -> WriteOp {
     take_for(op, lock, cookie, Duration::ZERO)
@@ -41,17 +74,40 @@ pub fn take(op: WriteOp, lock: &str, cookie: &str) -> WriteOp {
 /// Adds taking the lock for a time, zero: for ever, or holding on to it for as long again.
 /// The whole operation fails with EBUSY while another holds it.
 pub fn take_for(op: WriteOp, lock: &str, cookie: &str, time: Duration) -> WriteOp {
+    take_with(op, lock, cookie, time, MAY_RENEW)
+}
+
+fn take_with(op: WriteOp, lock: &str, cookie: &str, time: Duration, flags: u8) -> WriteOp {
     // cls_lock_lock_op: name, type, cookie, tag, description, duration, flags.
     let fields =
-        Encoder::default().text(lock).u8(EXCLUSIVE).text(cookie).text("").text("").time(time).u8(MAY_RENEW);
+        Encoder::default().text(lock).u8(EXCLUSIVE).text(cookie).text("").text("").time(time).u8(flags);
     op.exec(c"lock", c"lock", Encoder::default().versioned(1, 1, fields).finish())
 }
 
-/// Adds giving the lock back: the whole operation fails with ENOENT when it is not ours.
+/// The extended attribute that a lock of this name is kept in ([`Pool::list_xattrs`]).
+pub fn xattr(lock: &str) -> String {
+    format!("{XATTR}{lock}")
+}
+
+/// The name of the lock that an extended attribute keeps, if it does.
+pub fn of_xattr(name: &str) -> Option<&str> {
+    name.strip_prefix(XATTR)
+}
+
+/// Adds the removal of what is left of a lock that nobody holds: the whole operation fails
+/// with EBUSY while somebody else holds it, with EEXIST while we do.
+pub fn sweep(op: WriteOp, lock: &str) -> WriteOp {
+    // It is taken only for the check; the object never has the lock.
+    take_with(op, lock, "sweep", Duration::ZERO, ONCE).remove_xattr(&xattr(lock))
+}
+
+/// Adds giving the lock back, and leaves nothing of it: the whole operation fails with
+/// ENOENT when it is not ours.
 pub fn give_back(op: WriteOp, lock: &str, cookie: &str) -> WriteOp {
     // cls_lock_unlock_op: name, cookie.
     let fields = Encoder::default().text(lock).text(cookie);
     op.exec(c"lock", c"unlock", Encoder::default().versioned(1, 1, fields).finish())
+        .remove_xattr(&xattr(lock))
 }
 
 impl Pool {
@@ -92,19 +148,29 @@ impl Pool {
         .await
     }
 
-    /// Takes the lock away from its holder; ENOENT when it does not hold it any more.
+    /// Takes an exclusive lock away from its holder, and leaves nothing of it; ENOENT when
+    /// it does not hold it any more.
     pub async fn break_lock(&self, object: &str, lock: &str, holder: &Holder) -> Result<()> {
-        const OP: &str = "rados_break_lock";
-        let (lock, client, cookie) =
-            (c_text(OP, lock)?, c_text(OP, &holder.client)?, c_text(OP, &holder.cookie)?);
-        self.blocking(OP, object, object, move |io, object| {
-            // SAFETY: live context and texts.
-            let code = unsafe {
-                ffi::rados_break_lock(io, object.as_ptr(), lock.as_ptr(), client.as_ptr(), cookie.as_ptr())
-            };
-            (code.into(), ())
-        })
-        .await
+        const OP: &str = "lock break";
+        let number = holder.client.strip_prefix("client.").and_then(|number| number.parse().ok());
+        let number: u64 =
+            number.ok_or_else(|| CephError::new(OP, format!("{lock} of {}", holder.client), libc::EINVAL))?;
+        // cls_lock_break_op: name, locker (entity_name_t), cookie.
+        let fields = Encoder::default().text(lock).u8(CLIENT).u64(number).text(&holder.cookie);
+        let input = Encoder::default().versioned(1, 1, fields).finish();
+        // It has one holder: once it is broken, the attribute is nobody's.
+        let op = WriteOp::new().exec(c"lock", c"break_lock", input).remove_xattr(&xattr(lock));
+        self.write(OP, object, op).await
+    }
+
+    /// Who owns an image's exclusive lock, if anybody does, or if a person locked it
+    /// ([`Holder::watch_cookie`] tells); nobody when there is no image. Compare it with
+    /// [`Pool::image_watchers`] by [`Holder::is_among`]. One operation.
+    pub async fn image_lock_owner(&self, id: &ImageId) -> Result<Option<Holder>> {
+        match self.lock_holder(&id.header_object(), IMAGE_LOCK).await {
+            Err(error) if error.is(libc::ENOENT) => Ok(None),
+            holder => holder,
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! LEAF: librados and librbd behind a safe face. Knows nothing of CSI.
 //!
 //! In reading order: `connections` → `connection` → `pool` → `omap` (objects) →
-//! `image`, `trash`. Every C call goes through `door`; how C is called is in
+//! `image`, `trash` → `open`, `clone`, `snapshot`. Every C call goes through `door`; how C is called is in
 //! `aio` (objects, asynchronous) and `connection` (all else, on threads).
 
 mod aio;
 mod children;
+mod clone;
 mod connect;
 mod connection;
 mod connections;
@@ -17,26 +18,34 @@ mod features;
 mod ffi;
 mod header;
 mod image;
+mod keep_going;
 pub mod lock;
 mod maps;
+mod mirror;
 mod monitors;
 mod object_map;
 mod omap;
+mod open;
 mod pool;
 mod read_op;
 mod shutdown;
+mod snapshot;
 mod trash;
 mod watchers;
 mod write_op;
 
+pub use children::Child;
 pub use connection::Connection;
 pub use connections::{Connections, Credentials};
 pub use error::{CephError, Result};
 pub use features::{Features, UnknownFeature};
 pub use header::{Header, Parent, Snapshot, SnapshotKind};
 pub use image::{ImageId, ImageSpec};
+pub use keep_going::KeepGoing;
+pub use mirror::MirrorState;
 pub use monitors::MonitorAddress;
 pub use object_map::ObjectMap;
+pub use open::{Image, OpenMode};
 pub use pool::Pool;
 pub use read_op::{Omap, ReadOp, ReadResult, ReadResults};
 pub use trash::{TrashEntry, TrashState};

@@ -29,6 +29,32 @@ impl Pool {
         Ok(results.next().map(ReadResult::into_omap).unwrap_or_default())
     }
 
+    /// Up to `most` keys with this prefix behind `after` (empty: from the first on), and
+    /// whether there are more. An OSD gives at most 1,024 at once unless it is configured
+    /// otherwise, so fewer than `most` may come though there are more. ENOENT when the object
+    /// is absent.
+    pub async fn omap_page(
+        &self,
+        what: &'static str,
+        object: &str,
+        after: &str,
+        prefix: &str,
+        most: u64,
+    ) -> Result<(BTreeMap<String, Vec<u8>>, bool)> {
+        let op = ReadOp::new().omap_range(after, prefix, most);
+        Ok(match self.read(what, object, op).await?.next() {
+            Some(ReadResult::Omap { values, more }) => (values, more),
+            _ => (Omap::new(), false),
+        })
+    }
+
+    /// The object's extended attributes, those of object classes too; ENOENT when the object
+    /// is absent.
+    pub async fn list_xattrs(&self, what: &'static str, object: &str) -> Result<BTreeMap<String, Vec<u8>>> {
+        let mut results = self.read(what, object, ReadOp::new().xattrs()).await?;
+        Ok(results.next().map(ReadResult::into_omap).unwrap_or_default())
+    }
+
     /// Every key with this prefix, in as many operations as that takes (one per
     /// 1,024 keys); ENOENT when the object is absent.
     pub async fn omap_all(
@@ -50,16 +76,11 @@ impl Pool {
     ) -> Result<Omap> {
         loop {
             let after = known.last_key_value().map_or("", |(key, _)| key);
-            let op = ReadOp::new().omap_range(after, prefix, PAGE);
-            match self.read(what, object, op).await?.next() {
-                Some(ReadResult::Omap { values, more }) => {
-                    let ended = !more || values.is_empty();
-                    known.extend(values);
-                    if ended {
-                        return Ok(known);
-                    }
-                }
-                _ => return Ok(known),
+            let (values, more) = self.omap_page(what, object, after, prefix, PAGE).await?;
+            let ended = !more || values.is_empty();
+            known.extend(values);
+            if ended {
+                return Ok(known);
             }
         }
     }

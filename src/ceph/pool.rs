@@ -108,6 +108,11 @@ impl Pool {
         &self.connection
     }
 
+    /// The context, for a call that needs those of two pools.
+    pub(super) fn context(&self) -> Arc<Context> {
+        self.context.clone()
+    }
+
     /// `pool/object`, or `pool/namespace/object`, as `rbd` writes it.
     pub fn describe(&self, object: &str) -> String {
         if self.namespace.is_empty() {
@@ -173,7 +178,7 @@ impl Pool {
     }
 
     /// A text for C; one with a NUL byte names nothing that could exist.
-    fn c_text(&self, op: &'static str, text: &str) -> Result<CString> {
+    pub(super) fn c_text(&self, op: &'static str, text: &str) -> Result<CString> {
         CString::new(text).map_err(|_| CephError::new(op, self.describe(text), libc::EINVAL))
     }
 }

@@ -7,7 +7,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_uchar};
-use std::ptr::{null_mut, slice_from_raw_parts};
+use std::ptr::{null, null_mut, slice_from_raw_parts};
+use std::time::Duration;
 
 use super::ffi;
 use super::write_op::{bytes, columns};
@@ -21,6 +22,8 @@ enum Step {
     Range(CString, CString, u64),
     Exec(&'static CStr, &'static CStr, Vec<u8>),
     Stat,
+    StatWithTime,
+    Xattrs,
     Read(u64, usize),
 }
 
@@ -31,8 +34,8 @@ pub struct ReadOp(Vec<Step>);
 /// What one step of a [`ReadOp`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadResult {
-    /// Of [`ReadOp::omap_keys`] and [`ReadOp::omap_range`]; `more` says that the
-    /// range goes on behind the last of these keys.
+    /// Of [`ReadOp::omap_keys`], [`ReadOp::omap_range`] and [`ReadOp::xattrs`]; `more`
+    /// says that the range goes on behind the last of these keys.
     Omap {
         /// The keys that exist, with their values.
         values: Omap,
@@ -43,13 +46,20 @@ pub enum ReadResult {
     Bytes(Vec<u8>),
     /// Of [`ReadOp::stat`]: the object's size in bytes.
     Size(u64),
+    /// Of [`ReadOp::stat_with_time`].
+    Stat {
+        /// The object's size in bytes.
+        size: u64,
+        /// When it was last written to, since 1970, in whole seconds of the writer's clock.
+        modified: Duration,
+    },
 }
 
 /// The results of a [`ReadOp`], in the order of its steps.
 pub type ReadResults = std::vec::IntoIter<ReadResult>;
 
 impl ReadResult {
-    /// The values of an omap step, of any other step none.
+    /// The values of an omap or xattr step, of any other step none.
     pub fn into_omap(self) -> Omap {
         match self {
             Self::Omap { values, .. } => values,
@@ -67,7 +77,7 @@ impl ReadResult {
 }
 
 /// A text without its NUL bytes: what Ceph gives to C cannot have any.
-fn c_string(text: &str) -> CString {
+pub(super) fn c_string(text: &str) -> CString {
     CString::new(text.replace('\0', "")).unwrap_or_default()
 }
 
@@ -101,6 +111,16 @@ impl ReadOp {
     /// The object's size.
     pub fn stat(self) -> Self {
         self.with(Step::Stat)
+    }
+
+    /// The object's size, and when it was last written to.
+    pub fn stat_with_time(self) -> Self {
+        self.with(Step::StatWithTime)
+    }
+
+    /// All extended attributes, those of object classes too.
+    pub fn xattrs(self) -> Self {
+        self.with(Step::Xattrs)
     }
 
     /// Up to `length` bytes of the object's data from `offset`.
@@ -175,9 +195,10 @@ impl Step {
                     &mut slot.length,
                     &mut slot.code,
                 ),
-                Self::Stat => {
+                Self::Stat | Self::StatWithTime => {
                     ffi::rados_read_op_stat(op, &mut slot.size, &mut slot.mtime, &mut slot.code);
                 }
+                Self::Xattrs => ffi::rados_read_op_getxattrs(op, &mut slot.xattrs, &mut slot.code),
                 Self::Read(offset, length) => ffi::rados_read_op_read(
                     op,
                     *offset,
@@ -195,6 +216,7 @@ impl Step {
 pub(super) struct Slot {
     code: c_int,
     values: ffi::rados_omap_iter_t,
+    xattrs: ffi::rados_xattrs_iter_t,
     more: c_uchar,
     buffer: *mut c_char,
     length: usize,
@@ -211,6 +233,7 @@ impl Default for Slot {
         Self {
             code: 0,
             values: null_mut(),
+            xattrs: null_mut(),
             more: 0,
             buffer: null_mut(),
             length: 0,
@@ -223,10 +246,13 @@ impl Default for Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // SAFETY: both came from librados and are freed once, here.
+        // SAFETY: all of them came from librados and are freed once, here.
         unsafe {
             if !self.values.is_null() {
                 ffi::rados_omap_get_end(self.values);
+            }
+            if !self.xattrs.is_null() {
+                ffi::rados_getxattrs_end(self.xattrs);
             }
             if !self.buffer.is_null() {
                 ffi::rados_buffer_free(self.buffer);
@@ -244,11 +270,35 @@ impl Slot {
                 ReadResult::Bytes(unsafe { owned(self.buffer, self.length) })
             }
             Step::Stat => ReadResult::Size(self.size),
+            Step::StatWithTime => {
+                let modified = Duration::from_secs(u64::try_from(self.mtime).unwrap_or(0));
+                ReadResult::Stat { size: self.size, modified }
+            }
+            Step::Xattrs => ReadResult::Omap { values: self.xattrs(), more: false },
             Step::Read(..) => {
                 let mut bytes = std::mem::take(&mut self.bytes);
                 bytes.truncate(self.length);
                 ReadResult::Bytes(bytes)
             }
+        }
+    }
+
+    fn xattrs(&self) -> Omap {
+        let mut xattrs = Omap::new();
+        if self.xattrs.is_null() {
+            return xattrs;
+        }
+        loop {
+            let (mut name, mut value, mut length) = (null(), null(), 0);
+            // SAFETY: a live iterator; the pointers it gives stay valid until it ends, and
+            // a name ends with a NUL.
+            let (code, found) = unsafe {
+                let code = ffi::rados_getxattrs_next(self.xattrs, &mut name, &mut value, &mut length);
+                let found = (!name.is_null()).then(|| (CStr::from_ptr(name), owned(value, length)));
+                (code, found)
+            };
+            let Some((name, value)) = found.filter(|_| code >= 0) else { return xattrs };
+            xattrs.insert(name.to_string_lossy().into_owned(), value);
         }
     }
 

@@ -1,8 +1,8 @@
-//! The end of a client: `rados_shutdown`, off everybody's threads.
+//! The end of a client and of an image that nobody closed, off everybody's threads.
 //!
-//! It waits for what is under way and for its own threads, so it may be called
-//! neither from librados' callbacks (it would wait for itself) nor from the
-//! async threads (it blocks).
+//! `rados_shutdown` waits for what is under way and for its own threads, `rbd_close` for
+//! the cluster. So they may be called neither from librados' callbacks (they would wait for
+//! themselves) nor from the async threads (they block).
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,6 +11,23 @@ use super::ffi;
 
 static RUNNING: Mutex<usize> = Mutex::new(0);
 static ENDED: Condvar = Condvar::new();
+
+/// Counts one end that is under way.
+struct Running;
+
+impl Running {
+    fn new() -> Self {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_all();
+    }
+}
 
 struct Handle(ffi::rados_t);
 
@@ -21,24 +38,30 @@ impl Handle {
     fn end(self) {
         // SAFETY: the last user of the handle is gone; called once.
         unsafe { ffi::rados_shutdown(self.0) };
-        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        ENDED.notify_all();
     }
 }
 
 /// Shuts the client down on a thread of its own and returns at once.
 pub(super) fn begin(cluster: ffi::rados_t) {
-    *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) += 1;
     let handle = Handle(cluster);
-    let thread = std::thread::Builder::new().name("rados-shutdown".into()).spawn(move || handle.end());
-    if let Err(error) = thread {
-        // No thread to be had: the client's memory is lost, nothing else is.
-        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        tracing::warn!(%error, "no thread to shut a Ceph client down");
+    on_thread("rados-shutdown", move || handle.end());
+}
+
+/// Ends something on a thread of its own and returns at once.
+pub(super) fn on_thread(name: &str, end: impl FnOnce() + Send + 'static) {
+    let running = Running::new();
+    let end = move || {
+        end();
+        drop(running);
+    };
+    if let Err(error) = std::thread::Builder::new().name(name.into()).spawn(end) {
+        // No thread to be had: memory is lost, and what the cluster keeps for a client ends
+        // with its time-outs.
+        tracing::warn!(%error, thread = name, "no thread to end a Ceph client or an image");
     }
 }
 
-/// Waits until no shutdown runs any more; `false` after `most`.
+/// Waits until no end is under way any more; `false` after `most`.
 pub(super) fn wait(most: Duration) -> bool {
     let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
     let (running, _) = ENDED

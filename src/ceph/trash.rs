@@ -20,12 +20,12 @@ use super::features::Features;
 use super::ffi;
 use super::header::Header;
 use super::image::{ImageId, RBD};
+use super::keep_going::{KeepGoing, asked};
 use super::pool::Pool;
 use super::read_op::{ReadOp, ReadResult};
 use super::write_op::WriteOp;
 
 const TRASH: &str = "rbd_trash";
-const MIRRORING: &str = "rbd_mirroring";
 /// `RBD_OPERATION_FEATURE_GROUP`.
 const IN_GROUP: u64 = 4;
 const SOURCE_USER: u8 = 0;
@@ -115,6 +115,13 @@ impl Pool {
     /// goes through librbd. EMLINK: it is in a group; EBUSY: it is being migrated
     /// or taken out of the trash. Never looks at watchers or snapshots.
     pub async fn trash_move(&self, name: &str, id: &ImageId) -> Result<()> {
+        self.trash_move_at(name, id, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()).await
+    }
+
+    /// The same with the time, since 1970, that the entry in the trash is to say (whole
+    /// microseconds and less are kept). An entry that is there already keeps its own,
+    /// and librbd writes its own for a mirrored image.
+    pub async fn trash_move_at(&self, name: &str, id: &ImageId, deleted: Duration) -> Result<()> {
         let (header, mirrored) = tokio::join!(self.image_header(id, &[]), self.is_mirrored(id));
         let header = header?;
         if mirrored? {
@@ -124,7 +131,7 @@ impl Pool {
             movable(header).map_err(|errno| CephError::new("trash move", self.describe(name), errno))?;
         }
         if header.is_some() || self.directory_id(name).await?.as_ref() == Some(id) {
-            self.trash_add(name, id).await?;
+            self.trash_add(name, id, deleted).await?;
         }
         let (by_name, by_directory) = tokio::join!(
             self.remove_id_object("trash unlink name", name, id),
@@ -180,17 +187,23 @@ impl Pool {
     /// EPERM: its time in the trash is not over; EEXIST: it is no longer in the
     /// trash, somebody took it back.
     pub async fn purge(&self, id: &ImageId) -> Result<()> {
-        match self.trash_remove(id).await {
+        self.purge_while(id, &KeepGoing::always()).await
+    }
+
+    /// The same, asked for each object whether to go on. ECANCELED: it was told to stop; the image is
+    /// in the trash as before, without the objects that were removed.
+    pub async fn purge_while(&self, id: &ImageId, keep_going: &KeepGoing) -> Result<()> {
+        match self.trash_remove(id, keep_going).await {
             Err(error) if error.is(UNCLEAN) => {
                 // A move that stopped before its last step.
                 let Some(entry) = self.trash_entry(id).await? else { return Ok(()) };
                 self.trash_move(&entry.name, id).await?;
-                self.trash_remove(id).await
+                self.trash_remove(id, keep_going).await
             }
             // ENOENT may also come from inside; only the trash itself can tell.
             Err(error) if error.is(libc::ENOENT) => match self.trash_entry(id).await? {
                 Some(_) => Err(error),
-                None => self.purge_stray(id).await,
+                None => self.purge_stray(id, keep_going).await,
             },
             done => done,
         }
@@ -198,38 +211,33 @@ impl Pool {
 
     /// An image without an entry in the trash: gone, taken back, or a header that
     /// nothing names any more.
-    async fn purge_stray(&self, id: &ImageId) -> Result<()> {
+    async fn purge_stray(&self, id: &ImageId, keep_going: &KeepGoing) -> Result<()> {
         if self.directory_name(id).await?.is_some() {
             return Err(CephError::new("purge", self.describe(id.as_str()), libc::EEXIST));
         }
         if self.image_header(id, &[]).await?.is_some() {
             // librbd checks for snapshots and watchers, and removes the data, only
             // of what the trash names.
-            self.trash_add("", id).await?;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.trash_add("", id, now).await?;
             self.trash_settle(id).await?;
-            return self.trash_remove(id).await;
+            return self.trash_remove(id, keep_going).await;
         }
         self.remove_if_there("purge object map", &id.object_map_object()).await?;
         self.remove_if_there("purge header", &id.header_object()).await?;
         Ok(())
     }
 
-    /// `rbd_trash_remove`, not forced.
-    async fn trash_remove(&self, id: &ImageId) -> Result<()> {
-        let call = |io: ffi::rados_ioctx_t, id: &std::ffi::CStr| {
-            // SAFETY: a live context and a C string.
-            unsafe { ffi::rbd_trash_remove(io, id.as_ptr(), false) }.into()
+    /// `rbd_trash_remove_with_progress`, not forced.
+    async fn trash_remove(&self, id: &ImageId, keep_going: &KeepGoing) -> Result<()> {
+        let keep_going = keep_going.clone();
+        let call = move |io: ffi::rados_ioctx_t, id: &std::ffi::CStr| {
+            let argument = keep_going.argument();
+            // SAFETY: a live context and a C string; the argument outlives the call.
+            unsafe { ffi::rbd_trash_remove_with_progress(io, id.as_ptr(), false, Some(asked), argument) }
+                .into()
         };
-        self.blocking_long("rbd_trash_remove", id.as_str(), id.as_str(), call).await
-    }
-
-    async fn is_mirrored(&self, id: &ImageId) -> Result<bool> {
-        let op = ReadOp::new().exec(RBD, c"mirror_image_get", text(id.as_str()));
-        match self.read("mirror get", MIRRORING, op).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.is(libc::ENOENT) => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.blocking_long("rbd_trash_remove_with_progress", id.as_str(), id.as_str(), call).await
     }
 
     /// librbd disables mirroring first. Its answer is not believed: it can be
@@ -248,20 +256,24 @@ impl Pool {
         }
     }
 
-    /// Step 1; an entry that exists is left as it is.
-    async fn trash_add(&self, name: &str, id: &ImageId) -> Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    /// Step 1; an entry that exists is left as it is. EBUSY when the image is just being
+    /// taken out of the trash: its names must stay then.
+    async fn trash_add(&self, name: &str, id: &ImageId, deleted: Duration) -> Result<()> {
         let entry = TrashEntry {
             name: name.to_owned(),
             state: TrashState::Moving,
             source: SOURCE_USER,
-            deleted: now,
-            kept_until: now,
+            deleted,
+            kept_until: deleted,
         };
-        let id = Encoder::default().text(id.as_str()).finish();
-        let input = [id, entry.encode().finish()].concat();
+        let input = [text(id.as_str()), entry.encode().finish()].concat();
         match self.write("trash add", TRASH, WriteOp::new().exec(RBD, c"trash_add", input)).await {
-            Err(error) if error.is(libc::EEXIST) => Ok(()),
+            Err(error) if error.is(libc::EEXIST) => match self.trash_entry(id).await? {
+                Some(TrashEntry { state: TrashState::Restoring, .. }) => {
+                    Err(CephError::new(error.op, error.object, libc::EBUSY))
+                }
+                _ => Ok(()),
+            },
             done => done,
         }
     }

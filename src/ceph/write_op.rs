@@ -5,10 +5,11 @@
 //! with an empty value are the same to [`WriteOp::omap_equals`]; never store
 //! empty values under keys that are compared.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr::null;
 
 use super::ffi;
+use super::read_op::c_string;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -19,6 +20,8 @@ enum Step {
     OmapRemove(Vec<String>),
     ContentEquals(Vec<u8>),
     Exec(&'static CStr, &'static CStr, Vec<u8>),
+    WriteFull(Vec<u8>),
+    RemoveXattr(CString),
     Remove,
 }
 
@@ -90,6 +93,16 @@ impl WriteOp {
         self.with(Step::Exec(class, method, input))
     }
 
+    /// Makes these bytes the object's whole data; makes the object when it is absent.
+    pub fn write_full(self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.with(Step::WriteFull(bytes.into()))
+    }
+
+    /// Removes an extended attribute; an absent one is no error.
+    pub fn remove_xattr(self, name: &str) -> Self {
+        self.with(Step::RemoveXattr(c_string(name)))
+    }
+
     /// Removes the object; ENOENT when it is absent.
     pub fn remove(self) -> Self {
         self.with(Step::Remove)
@@ -159,6 +172,8 @@ impl Step {
                     input.len(),
                     code,
                 ),
+                Self::WriteFull(data) => ffi::rados_write_op_write_full(op, bytes(data), data.len()),
+                Self::RemoveXattr(name) => ffi::rados_write_op_rmxattr(op, name.as_ptr()),
                 Self::Remove => ffi::rados_write_op_remove(op),
             }
         }

@@ -141,11 +141,10 @@ fn the_object_map_tells_what_is_written() {
 #[test]
 fn snapshots_parents_and_children_are_in_the_header() {
     with_pool(async |cluster, pool| {
-        cluster.ceph(&["osd", "set-require-min-compat-client", "mimic"]);
         let id = create(&pool, "parent", FIVE).await;
         cluster.rbd(&["snap", "create", "--no-progress", "parent@one"]);
         cluster.rbd(&["snap", "create", "--no-progress", "parent@two"]);
-        cluster.rbd(&["clone", "parent@one", "child"]);
+        cluster.rbd(&["clone", "--rbd-default-clone-format", "2", "parent@one", "child"]);
         let header = pool.image_header(&id, &[]).await.unwrap().unwrap();
         let found: Vec<_> = header.snapshots.iter().map(|s| (s.name.as_str(), &s.kind, s.children)).collect();
         assert_eq!(found, [("one", &SnapshotKind::User, 1), ("two", &SnapshotKind::User, 0)]);

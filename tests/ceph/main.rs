@@ -7,11 +7,15 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod clone;
 mod connection;
 mod image;
+mod lock;
 mod objects;
+mod open;
 mod outage;
 mod partial;
+mod snapshot;
 #[path = "../support/mod.rs"]
 mod support;
 mod trash;
@@ -73,13 +77,17 @@ impl Client {
         self.folder.path().join("asok")
     }
 
+    /// Operations that this client has sent, by its own count.
+    pub fn sent(&self) -> u64 {
+        ops::counter(&self.socket(), "objecter", "op")
+    }
+
     /// A meter of the operations that this client has sent, by its own count: each time it
     /// is read it wants just so many since the last time.
     pub fn costs(&self) -> impl FnMut(&str, u64) {
-        let sent = || ops::counter(&self.socket(), "objecter", "op");
-        let mut before = sent();
+        let mut before = self.sent();
         move |what, expected| {
-            let now = sent();
+            let now = self.sent();
             assert_eq!(now - before, expected, "{what}");
             before = now;
         }

@@ -11,30 +11,49 @@ use std::ops::Range;
 
 use super::sources;
 
-/// What leads to `door::pass`, which the rest of these end in (`ceph/connection.rs`, `pool.rs`).
-const ENTRANCES: [&str; 5] =
-    ["door::pass(", ".blocking(", ".blocking_long(", ".blocking_map(", ".blocking_monitor("];
+/// What leads to `door::pass`, which the rest of these end in (`ceph/connection.rs`, `pool.rs`, `open.rs`).
+const ENTRANCES: [&str; 7] = [
+    "door::pass(",
+    ".blocking(",
+    ".blocking_long(",
+    ".blocking_flatten(",
+    ".blocking_map(",
+    ".blocking_monitor(",
+    ".on_image(",
+];
 
 /// They ask a monitor or an OSD: counted, timed, and a place for a fault to strike.
-const WAITING: [&str; 14] = [
+const WAITING: [&str; 26] = [
     "rados_connect",
     "rados_wait_for_latest_osdmap",
     "rados_mon_command",
     "rados_pool_lookup",
     "rados_pool_reverse_lookup",
     "rados_list_lockers",
-    "rados_break_lock",
+    "rados_notify2",
     "rados_blocklist_add",
     "rados_aio_write_op_operate",
     "rados_aio_read_op_operate",
+    "rados_aio_ioctx_selfmanaged_snap_create",
+    "rados_aio_ioctx_selfmanaged_snap_remove",
     "rbd_create4",
+    "rbd_clone3",
     "rbd_trash_move",
-    "rbd_trash_remove",
+    "rbd_trash_remove_with_progress",
+    "rbd_open_by_id",
+    "rbd_open_by_id_read_only",
+    "rbd_close",
+    "rbd_get_size",
+    "rbd_snap_create",
+    "rbd_snap_remove",
+    "rbd_resize2",
+    "rbd_flatten_with_progress",
+    "rbd_mirror_image_get_info",
     "rbd_csi_list_watchers",
 ];
 
 /// They work on this process's memory; with `*`, all that begin so.
-const LOCAL: [&str; 23] = [
+const LOCAL: [&str; 25] = [
     // A client's making, settings and end. The end waits, on a thread of its own.
     "rados_create2",
     "rados_conf_read_file",
@@ -61,6 +80,8 @@ const LOCAL: [&str; 23] = [
     "rados_aio_get_return_value",
     "rados_aio_release",
     "rados_omap_get_*",
+    "rados_getxattrs_*",
+    "rbd_mirror_image_get_info_cleanup",
     "rados_buffer_free",
 ];
 
@@ -165,7 +186,7 @@ impl Source {
                 end + self.text[end..].chars().next()?.len_utf8()
             };
         }
-        let lazy = ["move |", "|", "async move {", "aio::write(", "aio::read("];
+        let lazy = ["move |", "|", "async move {", "aio::"];
         lazy.iter().any(|beginning| self.text[start..].starts_with(beginning)).then_some(start..end)
     }
 }
