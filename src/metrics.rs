@@ -39,6 +39,7 @@ struct Metrics {
     rpcs: Family<RpcLabels, Histogram>,
     operations: Gauge<i64, AtomicI64>,
     purge_backlog: Gauge<i64, AtomicI64>,
+    flatten_backlog: Gauge<i64, AtomicI64>,
     /// Without a value, and so not shown, in a process that does not register itself.
     kubelet_registered: Family<Vec<(String, String)>, Gauge<i64, AtomicI64>>,
 }
@@ -54,6 +55,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     rpcs: Family::new_with_constructor(histogram),
     operations: Gauge::default(),
     purge_backlog: Gauge::default(),
+    flatten_backlog: Gauge::default(),
     kubelet_registered: Family::default(),
 });
 
@@ -76,6 +78,11 @@ pub fn registry() -> Registry {
         "purge_backlog",
         "Deleted images that wait in the trash for their purge",
         METRICS.purge_backlog.clone(),
+    );
+    registry.register(
+        "flatten_backlog",
+        "Clones that get all data of their own, or wait for it",
+        METRICS.flatten_backlog.clone(),
     );
     registry.register(
         "kubelet_registered",
@@ -112,6 +119,11 @@ pub fn operation_ended() {
 /// So many more (or fewer) images wait for their purge.
 pub fn purge_backlog(change: i64) {
     METRICS.purge_backlog.inc_by(change);
+}
+
+/// So many more (or fewer) images are flattened or wait for it.
+pub fn flatten_backlog(change: i64) {
+    METRICS.flatten_backlog.inc_by(change);
 }
 
 /// The kubelet has registered this plugin, or not (yet).

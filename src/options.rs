@@ -92,6 +92,16 @@ pub struct Options {
     pub strict_parameters: bool,
     /// `--takeover-grace`
     pub takeover_grace: Duration,
+    /// `--rbdhardmaxclonedepth`
+    pub hard_depth: usize,
+    /// `--rbdsoftmaxclonedepth`
+    pub soft_depth: usize,
+    /// `--maxsnapshotsonimage`
+    pub most_snapshots: usize,
+    /// `--minsnapshotsonimage`
+    pub many_snapshots: usize,
+    /// `--flatten-concurrency`
+    pub flatten_concurrency: usize,
     /// `--cluster-config`
     pub cluster_config: PathBuf,
     /// `--cluster-mapping`
@@ -237,6 +247,11 @@ impl Given {
             map_with: if self.text("map-with") == "rbd" { MapWith::Rbd } else { MapWith::Krbd },
             strict_parameters: self.switch("strict-parameters")?,
             takeover_grace: self.time("takeover-grace")?,
+            hard_depth: self.count("rbdhardmaxclonedepth")?,
+            soft_depth: self.count("rbdsoftmaxclonedepth")?,
+            most_snapshots: self.count("maxsnapshotsonimage")?,
+            many_snapshots: self.count("minsnapshotsonimage")?,
+            flatten_concurrency: self.count("flatten-concurrency")?,
             cluster_config: self.text("cluster-config").into(),
             cluster_mapping: self.text("cluster-mapping").into(),
             ceph_conf: self.ceph_conf(),
@@ -259,7 +274,13 @@ impl Given {
         self.number("rbdsoftmaxclonedepth", 1, hard)?;
         let most = self.number("maxsnapshotsonimage", 1, 500)?;
         self.number("minsnapshotsonimage", 1, most)?;
+        self.number("flatten-concurrency", 1, 64)?;
         Ok(())
+    }
+
+    /// A number that [`Self::check_limits`] has looked at.
+    fn count(&self, name: &str) -> Result<usize, String> {
+        Ok(usize::try_from(self.number(name, 1, 1024)?).unwrap_or(1))
     }
 
     fn endpoint(&self) -> Result<String, String> {

@@ -15,6 +15,7 @@ use tonic::service::Routes;
 use crate::ceph::Connections;
 use crate::config::ConfigFiles;
 use crate::controller::ask::attach::Attacher;
+use crate::controller::change::depth::CloneLimits;
 use crate::controller::{Controller, ControllerOptions};
 use crate::health::Health;
 use crate::host::thread::on_thread;
@@ -140,6 +141,13 @@ fn routes(
             strict_parameters: options.strict_parameters,
             identity: listener.identity(&options.host_name),
             takeover_grace: options.takeover_grace,
+            clone_limits: CloneLimits {
+                hard_depth: options.hard_depth,
+                soft_depth: options.soft_depth,
+                most_snapshots: options.most_snapshots,
+                many_snapshots: options.many_snapshots,
+            },
+            flatten_concurrency: options.flatten_concurrency,
         };
         Controller::new(controller, resolver.clone(), operations.clone())
     });

@@ -82,6 +82,8 @@ fn routes(ceph_conf: &Path, config: ConfigFiles, scratch: &Path) -> tonic::servi
         strict_parameters: false,
         identity: "door".into(),
         takeover_grace: Duration::from_secs(1),
+        clone_limits: Default::default(),
+        flatten_concurrency: 1,
     };
     let node =
         NodeOptions { node_id: "node-a".into(), map_with: MapWith::Kernel, scratch: scratch.to_owned() };

@@ -12,7 +12,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use rbd_csi::options::table::{FLAGS, Flag, Sort};
-use rbd_csi::volume::parameters::table::{LIMITS, PARAMETERS, Parameter, SIDECARS, State};
+use rbd_csi::volume::parameters::table::{
+    LIMITS, PARAMETERS, Parameter, SIDECARS, SNAPSHOT_PARAMETERS, SNAPSHOT_SIDECARS, State,
+};
 
 const BEGIN: &str = "<!-- made by `make reference`: begin -->\n";
 const END: &str = "<!-- made by `make reference`: end -->";
@@ -67,6 +69,10 @@ fn every_parameter_is_documented() {
     writeln!(text, "| {limits} | a number | none | **not yet**: limits of I/O; `0` passes |").unwrap();
     writeln!(text, "\nWhat Kubernetes' sidecars read:\n").unwrap();
     text.push_str(&parameter_rows(SIDECARS));
+    writeln!(text, "\nOf a VolumeSnapshotClass:\n").unwrap();
+    text.push_str(&parameter_rows(SNAPSHOT_PARAMETERS));
+    writeln!(text, "\nWhat csi-snapshotter reads of it:\n").unwrap();
+    text.push_str(&parameter_rows(SNAPSHOT_SIDECARS));
     holds("docs/parameters.md", &text);
 }
 

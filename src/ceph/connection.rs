@@ -120,6 +120,11 @@ impl Connection {
         Ok(self.0.fsid.clone())
     }
 
+    /// The same without waiting: it is known since the connect.
+    pub fn fsid_text(&self) -> &str {
+        &self.0.fsid
+    }
+
     /// A number of this connection in this process: a replaced one has another.
     pub fn serial(&self) -> u64 {
         self.0.serial

@@ -21,6 +21,7 @@ mod image;
 mod keep_going;
 pub mod lock;
 mod maps;
+mod metadata;
 mod mirror;
 mod monitors;
 mod object_map;

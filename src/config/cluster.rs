@@ -20,6 +20,17 @@ pub struct ClusterEntry {
     pub net_namespace_file: Option<PathBuf>,
     /// How many rbd-mirror daemons watch a mirrored primary image; at least 1.
     pub mirror_daemon_count: u32,
+    /// A secret with a key for calls that come without one.
+    pub secret: Option<SecretRef>,
+}
+
+/// Where a secret lies in Kubernetes (`controllerPublishSecretRef`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SecretRef {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
 }
 
 /// What the file says of one cluster.
@@ -75,9 +86,24 @@ fn rbd(entry: &mut ClusterEntry, value: &Value<'_>) -> Result<()> {
                     entry.mirror_daemon_count = u32::try_from(count.max(1)).unwrap_or(u32::MAX);
                 }
             }
+            "controllerpublishsecretref" => secret(entry, &value)?,
             _ => {}
         }
     }
+    Ok(())
+}
+
+/// Half a reference is none, as for ceph-csi; the shipped sample has two empty fields.
+fn secret(entry: &mut ClusterEntry, value: &Value<'_>) -> Result<()> {
+    let mut found = entry.secret.take().unwrap_or_default();
+    for (name, value) in value.fields()? {
+        match name.as_str() {
+            "name" => set(&mut found.name, value.string()?),
+            "namespace" => set(&mut found.namespace, value.string()?),
+            _ => {}
+        }
+    }
+    entry.secret = (!found.name.is_empty() && !found.namespace.is_empty()).then_some(found);
     Ok(())
 }
 
@@ -119,9 +145,21 @@ mod tests {
             rados_namespace: "tenant".into(),
             net_namespace_file: Some("/run/ns".into()),
             mirror_daemon_count: 3,
+            secret: None,
         };
         assert_eq!(parsed.entry, expected);
         assert!(parsed.read_affinity);
+    }
+
+    #[test]
+    fn a_secret_has_a_name_and_a_namespace() {
+        let of =
+            |json: &str| one(&format!(r#"[{{"rbd":{{"controllerPublishSecretRef":{json}}}}}]"#)).entry.secret;
+        let expected = SecretRef { name: "csi-rbd-secret".into(), namespace: "ceph".into() };
+        assert_eq!(of(r#"{"name":"csi-rbd-secret","namespace":"ceph"}"#), Some(expected));
+        for none in ["null", "{}", r#"{"name":"a"}"#, r#"{"name":"","namespace":"b"}"#] {
+            assert_eq!(of(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod cluster;
 mod error;
 mod json;
 
-pub use cluster::ClusterEntry;
+pub use cluster::{ClusterEntry, SecretRef};
 pub use error::ConfigError;
 
 /// Where the configuration is.

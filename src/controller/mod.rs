@@ -5,18 +5,27 @@
 //! `delete` and `resolve`.
 
 pub mod ask;
+pub mod change;
 pub mod create;
 pub mod delete;
+pub mod reach;
+pub mod snapshot;
+
+use change::depth::{self, CloneLimits};
+use change::flatten::Flattener;
+use create::content::{Content, Lookup};
+use reach::Reach;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ceph::{Connection, Pool};
+use crate::config::ClusterEntry;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::{self, VolumeId};
 use crate::volume::image::resolve::Resolver;
 use crate::volume::journal::creator::Creator;
-use crate::volume::journal::{Collection, Journal};
+use crate::volume::journal::{Collection, Journal, Origin};
 use crate::volume::operation::{Deadline, Operations, Progress, Request};
 use crate::volume::parameters::Parameters;
 use crate::volume::request::{CreateRequest, DeleteRequest, ValidateRequest, Volume};
@@ -37,6 +46,10 @@ pub struct ControllerOptions {
     pub identity: String,
     /// How long another creator of the same volume is left alone before it is fenced.
     pub takeover_grace: Duration,
+    /// How deep chains of clones get, and how many snapshots an image has.
+    pub clone_limits: CloneLimits,
+    /// How many images are flattened side by side (`--flatten-concurrency`).
+    pub flatten_concurrency: usize,
 }
 
 /// The controller service.
@@ -47,6 +60,7 @@ pub struct Controller {
     operations: Operations,
     purger: Purger,
     creator: Creator,
+    flattener: Flattener,
 }
 
 impl Controller {
@@ -54,7 +68,8 @@ impl Controller {
     pub fn new(options: ControllerOptions, resolver: Resolver, operations: Operations) -> Self {
         let creator = Creator::new(&options.identity, options.takeover_grace);
         let purger = Purger::new(&options.identity);
-        Self { options: Arc::new(options), resolver, operations, purger, creator }
+        let flattener = Flattener::new(options.flatten_concurrency);
+        Self { options: Arc::new(options), resolver, operations, purger, creator, flattener }
     }
 
     /// CreateVolume.
@@ -63,25 +78,23 @@ impl Controller {
     /// See [`create::provision`]; [`Kind::InvalidArgument`] for what cannot be made.
     pub async fn create(&self, request: CreateRequest, deadline: Deadline) -> Result<Volume> {
         let wanted = self.check(&request)?;
+        let CreateRequest { capabilities, parameters, source, .. } = &request;
         let operation = Request {
             key: format!("{}/{}/{}", wanted.parameters.cluster_id, wanted.parameters.pool, wanted.name),
             rpc: "CreateVolume",
-            fingerprint: format!("{:?} {:?} {:?}", wanted.capacity, request.capabilities, request.parameters),
+            fingerprint: format!("{:?} {capabilities:?} {parameters:?} {source:?}", wanted.capacity),
             deadline,
         };
+        let needs = source.iter().map(|origin| canonical(origin.handle())).collect();
         let this = self.clone();
         self.operations
-            .run(
-                operation,
-                move |progress| async move { this.create_now(&wanted, &request, &progress).await },
-            )
+            .run_with(operation, needs, move |progress| async move {
+                this.create_now(wanted, &request, &progress).await
+            })
             .await
     }
 
     fn check(&self, request: &CreateRequest) -> Result<Wanted> {
-        if request.source.is_some() {
-            return Err(not_yet("a volume from a snapshot or another volume", "volume_content_source"));
-        }
         if request.has_topology {
             return Err(not_yet("a volume for a topology", "accessibility_requirements"));
         }
@@ -90,12 +103,15 @@ impl Controller {
                 format!("mutable parameter {name}: no parameter of a volume can be changed in this version");
             return Err(Error::new(Kind::InvalidArgument, text));
         }
-        create::check_capabilities(&request.capabilities)?;
+        create::check_capabilities(&request.capabilities, request.source.is_some())?;
         let capacity = CapacityRange { required: request.required, limit: request.limit };
-        capacity.size()?;
+        if request.source.is_none() {
+            capacity.size()?;
+        }
         Ok(Wanted {
             name: request.name.clone(),
             capacity,
+            content: Content::Blank,
             parameters: Parameters::parse(&request.parameters, self.options.strict_parameters)?,
             cluster_name: self.options.cluster_name.clone(),
         })
@@ -103,7 +119,7 @@ impl Controller {
 
     async fn create_now(
         &self,
-        wanted: &Wanted,
+        mut wanted: Wanted,
         request: &CreateRequest,
         progress: &Progress,
     ) -> Result<Volume> {
@@ -114,7 +130,8 @@ impl Controller {
             .connect_for(&parameters.cluster_id, &request.secrets, Kind::InvalidArgument)
             .await?;
         let pool = open_pool(&connection, &parameters.pool, &cluster.rados_namespace).await?;
-        let id = VolumeId { cluster_id: cluster.cluster_id, pool_id: pool.id(), uuid: uuid::Uuid::nil() };
+        let id =
+            VolumeId { cluster_id: cluster.cluster_id.clone(), pool_id: pool.id(), uuid: uuid::Uuid::nil() };
         if VolumeId::parse(&id.to_string()).as_ref() != Some(&id) && id.fits() {
             let text = format!("clusterID {:?} cannot stand in a volume id: only ASCII can", id.cluster_id);
             return Err(Error::new(Kind::InvalidArgument, text));
@@ -127,16 +144,53 @@ impl Controller {
             return Err(Error::new(Kind::InvalidArgument, text));
         }
         parameters.context(&format!("{}{}", parameters.prefix, id.uuid), pool.namespace())?;
-        let journal = self.open_journal(&pool);
+        let journal = self.open_journal(&pool, Collection::Volumes);
         self.purger.make_ready(&journal);
+        if let Some(origin) = &request.source {
+            let (cluster, credentials) = (&cluster, &credentials);
+            let reach = Reach::new(&self.resolver.connections, cluster, credentials);
+            wanted.content = self.content(&wanted, origin, &journal, (cluster, &reach), progress).await?;
+        }
         let means = Means {
             creator: &self.creator,
             purger: &self.purger,
             mirror_daemons: cluster.mirror_daemon_count,
         };
-        create::provision(wanted, &journal, means, &id.cluster_id, progress)
+        create::provision(&wanted, &journal, means, &id.cluster_id, progress)
             .await
-            .map_err(|error| with_rights(error, credentials.user(), &parameters.pool))
+            .map_err(|error| with_rights(error, credentials.user(), &wanted.parameters.pool))
+    }
+
+    /// Looks up what the volume is to be made of, and whether that can be cloned now. A name that
+    /// stands already is only compared with its source, which may be gone by now.
+    async fn content(
+        &self,
+        wanted: &Wanted,
+        origin: &Origin,
+        journal: &Journal,
+        (cluster, reach): (&ClusterEntry, &Reach),
+        progress: &Progress,
+    ) -> Result<Content> {
+        progress.step(format!("looking up {origin}"));
+        let complete = journal.find(&wanted.name).await?.filter(|entry| entry.image_id.is_some());
+        let connection = journal.pool().connection();
+        let lookup =
+            Lookup { config: &self.resolver.config, cluster, connection, instance: &self.resolver.instance };
+        let content = match lookup.content(Some(origin)).await {
+            Err(error) if error.kind == Kind::NotFound && complete.is_some() => {
+                return Ok(Content::Gone { origin: origin.clone() });
+            }
+            content => content?,
+        };
+        if complete.is_none() {
+            let look = depth::Look { controller: self, reach, journal, progress };
+            match &content {
+                Content::Volume { image, .. } => look.before_snapshot(image).await?,
+                Content::Snapshot { image, .. } => look.before_restore(image).await?,
+                Content::Blank | Content::Gone { .. } => {}
+            }
+        }
+        Ok(content)
     }
 
     /// DeleteVolume.
@@ -155,15 +209,13 @@ impl Controller {
             tracing::warn!(volume = request.volume_id, "no volume has such an id: nothing to delete");
             return Ok(Deleted::Absent);
         };
-        let operation = Request {
-            key: request.volume_id.clone(),
-            rpc: "DeleteVolume",
-            fingerprint: String::new(),
-            deadline,
-        };
+        let operation =
+            Request { key: id.to_string(), rpc: "DeleteVolume", fingerprint: String::new(), deadline };
         let this = self.clone();
         self.operations
-            .run(operation, move |progress| async move { this.delete_now(&id, &request, &progress).await })
+            .run_with(operation, Vec::new(), move |progress| async move {
+                this.delete_now(&id, &request, &progress).await
+            })
             .await
     }
 
@@ -184,7 +236,7 @@ impl Controller {
             );
             return Ok(Deleted::Absent);
         };
-        let journal = self.open_journal(&pool);
+        let journal = self.open_journal(&pool, Collection::Volumes);
         let deletion = Deletion {
             journal: &journal,
             creator: &self.creator,
@@ -211,20 +263,24 @@ impl Controller {
             .run(operation, move |progress| async move {
                 progress.step(format!("looking up volume {}", request.volume_id));
                 this.resolve(&request.volume_id, &request.context, &request.secrets, &[]).await?;
-                Ok(create::check_capabilities(&request.capabilities).err().map(|error| error.to_string()))
+                // Whether the volume has a content source is not told, nor does it matter any more.
+                Ok(create::check_capabilities(&request.capabilities, true)
+                    .err()
+                    .map(|error| error.to_string()))
             })
             .await
     }
 
-    fn open_journal(&self, pool: &Pool) -> Journal {
-        let journal = Journal::new(pool, Collection::Volumes, &self.resolver.instance);
+    /// The journal of a pool; what is left to purge in it goes on.
+    fn open_journal(&self, pool: &Pool, collection: Collection) -> Journal {
+        let journal = Journal::new(pool, collection, &self.resolver.instance);
         self.purger.resume(&journal);
         journal
     }
 }
 
 /// What the user may not do in the pool, with the rights that it lacks.
-fn with_rights(error: Error, user: &str, pool: &str) -> Error {
+pub fn with_rights(error: Error, user: &str, pool: &str) -> Error {
     if error.kind != Kind::Denied {
         return error;
     }
@@ -241,6 +297,11 @@ async fn open_pool(connection: &Connection, name: &str, namespace: &str) -> Resu
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The one spelling of a handle.
+fn canonical(handle: &str) -> String {
+    VolumeId::parse(handle).map_or_else(|| handle.to_owned(), |id| id.to_string())
 }
 
 fn not_yet(what: &str, field: &str) -> Error {

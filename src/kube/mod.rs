@@ -5,15 +5,19 @@
 //! before the first question; and nothing is read from the environment or a kubeconfig
 //! here, though the crate could: the address comes from `options/`.
 
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::kube::config::AuthInfo;
 use ::kube::{Api, Client, Config};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Secret as SecretObject};
 
 mod error;
+
+use crate::secret::Secret;
 
 pub use error::{Fact, KubeError, Result};
 
@@ -59,6 +63,41 @@ impl Kube {
             let nodes: Api<Node> = Api::all(self.client()?);
             nodes.get_metadata_opt(name).await
         };
+        Ok(self.answered(asked, limit).await?.is_some())
+    }
+
+    /// The fields of a secret; `None` when there is none of that name. Fields that are no
+    /// text are left out.
+    ///
+    /// # Errors
+    /// As [`Kube::has_node`].
+    pub async fn secret(
+        &self,
+        namespace: &str,
+        name: &str,
+        limit: Duration,
+    ) -> Result<Option<BTreeMap<String, Secret>>> {
+        if !is_name(namespace) || !is_name(name) {
+            return Ok(None);
+        }
+        let asked = async {
+            let secrets: Api<SecretObject> = Api::namespaced(self.client()?, namespace);
+            secrets.get_opt(name).await
+        };
+        let Some(found) = self.answered(asked, limit).await? else { return Ok(None) };
+        let fields = found.data.unwrap_or_default().into_iter();
+        Ok(Some(
+            fields
+                .filter_map(|(key, value)| Some((key, Secret::new(String::from_utf8(value.0).ok()?))))
+                .collect(),
+        ))
+    }
+
+    async fn answered<T>(
+        &self,
+        asked: impl Future<Output = std::result::Result<T, ::kube::Error>>,
+        limit: Duration,
+    ) -> Result<T> {
         let answer = match tokio::time::timeout(limit, asked).await {
             Ok(answer) => answer.map_err(|error| KubeError::of(&self.url, &error)),
             Err(_) => Err(KubeError::silence(&self.url, limit)),
@@ -67,7 +106,7 @@ impl Kube {
             // The next question begins with a new connection and newly read files.
             *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
-        Ok(answer?.is_some())
+        answer
     }
 
     fn client(&self) -> std::result::Result<Client, ::kube::Error> {

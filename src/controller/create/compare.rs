@@ -16,6 +16,13 @@ pub fn entry(entry: &Entry, wanted: &Wanted, pool: &Pool) -> Result<()> {
         differences.push(format!("it is encrypted (KMS {kms})"));
     }
     let prefix = &wanted.parameters.prefix;
+    match (&entry.origin, wanted.content.origin()) {
+        (Some(has), asked) if Some(has) != asked => {
+            let asked = asked.map_or("nothing".to_owned(), ToString::to_string);
+            differences.push(format!("it was made of {has}, not of {asked}"));
+        }
+        _ => {}
+    }
     if let Some(name) = entry.image_name.as_ref().filter(|name| !name.starts_with(prefix.as_str())) {
         differences.push(format!("its image is {name}, not {prefix}…"));
     }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use crate::ceph::{Features, Header, ImageId, ImageSpec, Pool};
 
+use crate::controller::create::clone::Parent;
 use crate::controller::delete::purge;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::data_objects;
@@ -18,6 +19,25 @@ use crate::volume::operation::Progress;
 /// Beyond this many objects an image is not counted through within a CreateVolume.
 const MOST_OBJECTS_TO_COUNT: u64 = 4096;
 
+/// What an image must have been made of.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin<'a> {
+    /// Nothing: an empty volume.
+    Blank,
+    /// One of these snapshots.
+    Clone(&'a [Parent]),
+}
+
+impl<'a> Origin<'a> {
+    /// The parent among these that the header names.
+    fn parent(self, header: &Header) -> Option<&'a Parent> {
+        match self {
+            Self::Blank => None,
+            Self::Clone(parents) => parents.iter().find(|parent| parent.is_of(header)),
+        }
+    }
+}
+
 /// The image of that name if it is whole; pieces of one are cleared away.
 ///
 /// # Errors
@@ -26,18 +46,19 @@ pub async fn take_over_or_clear(
     pool: &Pool,
     name: &str,
     spec: &ImageSpec,
+    origin: Origin<'_>,
     progress: &Progress,
 ) -> Result<Option<(ImageId, Header)>> {
     let Some(found) = Found::look(pool, name).await? else { return Ok(None) };
     match found {
         // One in the trash is another's, whose id librbd has drawn again.
         Found { id, header: Some(header), listed: true, named: true }
-            if whole(pool, &id, &header, spec).await? && pool.trash_entry(&id).await?.is_none() =>
+            if whole(pool, &id, &header, spec, origin).await? && pool.trash_entry(&id).await?.is_none() =>
         {
             Ok(Some((id, header)))
         }
         found => {
-            found.clear(pool, name, progress).await?;
+            found.clear(pool, name, origin, progress).await?;
             Ok(None)
         }
     }
@@ -47,9 +68,9 @@ pub async fn take_over_or_clear(
 ///
 /// # Errors
 /// As [`take_over_or_clear`].
-pub async fn clear(pool: &Pool, name: &str, progress: &Progress) -> Result<()> {
+pub async fn clear(pool: &Pool, name: &str, origin: Origin<'_>, progress: &Progress) -> Result<()> {
     match Found::look(pool, name).await? {
-        Some(found) => found.clear(pool, name, progress).await,
+        Some(found) => found.clear(pool, name, origin, progress).await,
         None => Ok(()),
     }
 }
@@ -128,9 +149,9 @@ impl Found {
     }
 
     /// Pieces without a header were never an image that anybody could open.
-    async fn clear(&self, pool: &Pool, name: &str, progress: &Progress) -> Result<()> {
+    async fn clear(&self, pool: &Pool, name: &str, origin: Origin<'_>, progress: &Progress) -> Result<()> {
         if let Some(header) = &self.header {
-            prove_blank(pool, name, &self.id, header, progress).await?;
+            prove_blank(pool, name, &self.id, header, origin, progress).await?;
         }
         Ok(pool.remove_partial_image(name, &self.id).await?)
     }
@@ -138,7 +159,20 @@ impl Found {
 
 /// librbd writes stripes and object map after the header: an image without them
 /// is not what was asked for, and one without its map would never have a valid one.
-async fn whole(pool: &Pool, id: &ImageId, header: &Header, spec: &ImageSpec) -> Result<bool> {
+/// The same for the parent of a clone: one that stopped before it was attached would be
+/// answered as a restored volume, and be empty.
+async fn whole(
+    pool: &Pool,
+    id: &ImageId,
+    header: &Header,
+    spec: &ImageSpec,
+    origin: Origin<'_>,
+) -> Result<bool> {
+    match (origin, origin.parent(header)) {
+        (Origin::Blank, _) if header.parent.is_none() => {}
+        (Origin::Clone(_), Some(parent)) if parent.names(pool, id).await? => {}
+        _ => return Ok(false),
+    }
     let striped = spec.stripe.is_some_and(|stripe| stripe != (1 << header.order, 1));
     if striped && header.stripe.is_none() {
         return Ok(false);
@@ -155,6 +189,7 @@ async fn prove_blank(
     name: &str,
     id: &ImageId,
     header: &Header,
+    origin: Origin<'_>,
     progress: &Progress,
 ) -> Result<()> {
     let not_blank = |what: String| {
@@ -168,8 +203,14 @@ async fn prove_blank(
     if let Some(watcher) = pool.image_watchers(id).await?.first() {
         return not_blank(format!("{} has it open", watcher.address));
     }
-    if !header.snapshots.is_empty() || header.parent.is_some() {
-        return not_blank("it has a snapshot or a parent".to_owned());
+    if !header.snapshots.is_empty() {
+        return not_blank("it has a snapshot".to_owned());
+    }
+    match (&header.parent, origin.parent(header)) {
+        (None, _) => {}
+        // It was attached, and the parent not told: nobody can have read or written it.
+        (Some(_), Some(parent)) if !parent.names(pool, id).await? => {}
+        (Some(_), _) => return not_blank("it has a parent".to_owned()),
     }
     if header.data_objects() > MOST_OBJECTS_TO_COUNT
         && data_objects::valid_map(pool, id, header).await?.is_none()

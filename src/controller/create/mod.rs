@@ -11,13 +11,17 @@
 //! only compares. Until then every error keeps the CO calling
 //! ([`Error::unsettled`]), unless everything was taken back.
 
+pub mod clone;
 mod compare;
+pub mod content;
+mod image;
 pub mod leftover;
 
 use std::time::Duration;
 
-use crate::ceph::{Header, ImageId, ImageSpec, Pool};
+use content::Content;
 
+use crate::ceph::{Header, ImageId, ImageSpec, Pool};
 use crate::controller::delete;
 use crate::controller::delete::purge::{self, Purger};
 use crate::volume::capability::{AccessMode, Capability, NO_SINGLE_WRITER_OF_MANY};
@@ -41,10 +45,37 @@ pub struct Wanted {
     pub name: String,
     /// The sizes that will do.
     pub capacity: CapacityRange,
+    /// What it is made of.
+    pub content: Content,
     /// What the StorageClass says.
     pub parameters: Parameters,
     /// `--clustername`, written onto the image.
     pub cluster_name: Option<String>,
+}
+
+impl Wanted {
+    /// The size for a new image: what is asked for, and room for the content.
+    ///
+    /// # Errors
+    /// [`Kind::OutOfRange`] when no size will do.
+    pub fn size(&self) -> Result<u64> {
+        let content = self.content.size();
+        let Some(origin) = self.content.origin() else { return self.capacity.size() };
+        let CapacityRange { required, limit } = self.capacity;
+        // A request without a size gets one of the source's; a smaller one is a mistake.
+        let too_small = (required != 0 && required < content) || (limit != 0 && limit < content);
+        if too_small {
+            let text = format!(
+                "{origin} has {content} bytes, and a volume of it cannot have {required} to {limit} (0: any): ask \
+                 for as many at least"
+            );
+            return Err(Error::new(Kind::OutOfRange, text));
+        }
+        if required == 0 || required == content {
+            return Ok(content);
+        }
+        self.capacity.size()
+    }
 }
 
 /// Who and what a CreateVolume works with, whatever is asked for.
@@ -62,7 +93,7 @@ pub struct Means<'a> {
 ///
 /// # Errors
 /// [`Kind::InvalidArgument`] with ceph-csi's text.
-pub fn check_capabilities(capabilities: &[Capability]) -> Result<()> {
+pub fn check_capabilities(capabilities: &[Capability], has_content: bool) -> Result<()> {
     for capability in capabilities {
         // Else the volume would be made, and every node would refuse it.
         if capability.mode == AccessMode::MultiNodeSingleWriter {
@@ -72,7 +103,7 @@ pub fn check_capabilities(capabilities: &[Capability]) -> Result<()> {
             let text = "rbd: RWX access mode request is only valid for volumes with access type `block`";
             return Err(Error::new(Kind::InvalidArgument, text));
         }
-        if capability.read_only() {
+        if capability.read_only() && !has_content {
             let text = "readOnly accessMode is supported only with content source";
             return Err(Error::new(Kind::InvalidArgument, text));
         }
@@ -92,14 +123,14 @@ pub async fn provision(
     cluster_id: &str,
     progress: &Progress,
 ) -> Result<Volume> {
-    let size = wanted.capacity.size()?;
+    let size = wanted.size()?;
     progress.step(format!("reserving {} in pool {}", wanted.name, journal.pool().name()));
     let plan = Plan {
         name: &wanted.name,
         prefix: &wanted.parameters.prefix,
         owner: wanted.parameters.owner.as_deref(),
         source: None,
-        origin: None,
+        origin: wanted.content.origin(),
         creator: means.creator,
     };
     // Further turns: a volume whose image is gone or going makes room for a new one, and
@@ -259,66 +290,6 @@ impl Maker<'_> {
         self.take_back(entry, name, &id).await
     }
 
-    /// The image, made now or taken over from an earlier try, with its names on it.
-    async fn image(&self, reservation: &Reservation, name: &str) -> Result<(ImageId, u64)> {
-        if !reservation.fresh
-            && let Some((id, header)) =
-                leftover::take_over_or_clear(self.pool, name, &self.spec(), self.progress).await?
-        {
-            compare::image(&header, self.wanted, self.pool, name).await?;
-            self.pool.set_metadata(&id, &self.metadata()).await?;
-            return Ok((id, header.size));
-        }
-        if let Err(error) = self.create(name).await {
-            return Err(self.create_failed(reservation, name, error).await);
-        }
-        let id = self.pool.image_id(name).await?.ok_or_else(|| {
-            let text = format!("image {} vanished right after it was created", self.pool.describe(name));
-            Error::new(Kind::Unavailable, text)
-        })?;
-        self.pool.set_metadata(&id, &self.metadata()).await?;
-        Ok((id, self.size))
-    }
-
-    /// librbd draws image ids of 32 random bits a client; one that another image of the
-    /// pool has is refused with EBADF by the directory (cls rbd `dir_add_image`) before
-    /// anything is written, and another draw helps. Seen once in some 20,000 images.
-    async fn create(&self, name: &str) -> crate::ceph::Result<()> {
-        match self.pool.create_image(name, &self.spec()).await {
-            Err(error) if error.is(libc::EBADF) && self.pool.directory_id(name).await?.is_none() => {
-                self.pool.create_image(name, &self.spec()).await
-            }
-            created => created,
-        }
-    }
-
-    /// A create that the cluster refuses for good is undone, so that the answer
-    /// may be final: the pieces of the image, then the reservation.
-    async fn create_failed(
-        &self,
-        reservation: &Reservation,
-        name: &str,
-        error: crate::ceph::CephError,
-    ) -> Error {
-        let error = create_error(error, &self.spec(), self.pool).await;
-        if !error.is_refusal() {
-            return error;
-        }
-        let undone: Result<()> = async {
-            leftover::clear(self.pool, name, self.progress).await?;
-            self.journal.retract(reservation.entry.uuid, &reservation.entry.name).await
-        }
-        .await;
-        match undone {
-            // `make` turns every other kind into one that keeps the CO calling.
-            Ok(()) => error.settled(),
-            Err(undo) => {
-                tracing::warn!(%undo, image = name, "could not take back an image that could not be created");
-                error
-            }
-        }
-    }
-
     /// The volume was deleted while its image was being made: the image goes too.
     async fn take_back(&self, entry: &Entry, name: &str, id: &ImageId) -> Result<Option<u64>> {
         match self.journal.entry(entry.uuid).await? {
@@ -338,32 +309,4 @@ impl Maker<'_> {
             format!("volume {} was deleted while it was being created; its image was taken back", entry.name);
         Err(Error::new(Kind::Unavailable, text))
     }
-}
-
-/// What librbd's refusals mean for what was asked (librbd/image/CreateRequest).
-async fn create_error(error: crate::ceph::CephError, spec: &ImageSpec, pool: &Pool) -> Error {
-    let data_pool_exists = match &spec.data_pool {
-        Some(name) if error.is(libc::ENOENT) => pool.connection().pool(name, "").await.is_ok(),
-        _ => true,
-    };
-    let (kind, text) = match (error.errno, &spec.data_pool) {
-        (libc::ENOENT, Some(pool)) if !data_pool_exists => {
-            (Kind::InvalidArgument, format!("data pool {pool} does not exist"))
-        }
-        (libc::ENOENT, _) if !pool.namespace().is_empty() => (
-            Kind::InvalidArgument,
-            format!(
-                "pool {} has no RBD namespace {}: make it with `rbd namespace create`",
-                pool.name(),
-                pool.namespace()
-            ),
-        ),
-        (libc::EINVAL, _) => (Kind::InvalidArgument, "librbd refuses these image parameters".to_owned()),
-        (libc::ENOSYS, _) => {
-            (Kind::InvalidArgument, "this librbd does not know these image features".to_owned())
-        }
-        (libc::EDOM, _) => (Kind::OutOfRange, "librbd refuses this object size".to_owned()),
-        _ => return Error::from(error),
-    };
-    Error::new(kind, text).because(error)
 }

@@ -197,7 +197,7 @@ impl Deletion<'_> {
             let text = format!("volume {} was finished while it was deleted; call again", entry.name);
             return Err(Error::new(Kind::Busy, text));
         }
-        leftover::clear(self.pool(), name, self.progress).await
+        leftover::clear(self.pool(), name, leftover::Origin::Blank, self.progress).await
     }
 }
 

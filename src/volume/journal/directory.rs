@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::Journal;
+use super::{Entry, Journal};
 use crate::ceph::ImageId;
 use crate::volume::error::{Error, Kind, Result};
 
@@ -50,6 +50,21 @@ impl Journal {
         let entered = pointer(&key)?;
         let deleting = entered.and_then(|entered| marked(values.get(&delete)?, entered.uuid));
         Ok(Found { entered, intended: pointer(&intent)?.map(|pointer| pointer.uuid), deleting })
+    }
+
+    /// What the journal holds for a name: an entry that stands, complete or not, and is not
+    /// being deleted. Two operations, one for an unknown name; nothing is reserved.
+    ///
+    /// # Errors
+    /// What Ceph answers, and [`Kind::Internal`] for a journal that contradicts itself.
+    pub async fn find(&self, name: &str) -> Result<Option<Entry>> {
+        let found = self.look_up(name).await?;
+        let own = |pointer: &Pointer| pointer.pool_id.is_none_or(|id| id == self.pool.id());
+        let Some(pointer) = found.entered.filter(own) else { return Ok(None) };
+        if found.deleting.is_some() {
+            return Ok(None);
+        }
+        Ok(self.entry(pointer.uuid).await?.filter(|entry| entry.name == name))
     }
 
     fn nonsense(&self, key: &str, value: &[u8]) -> Error {

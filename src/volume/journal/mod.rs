@@ -64,6 +64,13 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// The handle.
+    pub fn handle(&self) -> &str {
+        match self {
+            Self::Snapshot(handle) | Self::Volume(handle) => handle,
+        }
+    }
+
     /// Reads what [`Display`](std::fmt::Display) wrote.
     pub fn parse(text: &str) -> Option<Self> {
         match text.split_once(':')? {

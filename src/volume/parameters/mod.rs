@@ -1,4 +1,5 @@
-//! The parameters of a StorageClass, and what becomes of them in a volume's context.
+//! The parameters of a StorageClass, and what becomes of them in a volume's context; those of a
+//! VolumeSnapshotClass are in `snapshot`.
 //!
 //! Lives here: ceph-csi's names, their checks and their meaning for an image.
 //! A StorageClass cannot be changed, so what ceph-csi let pass must pass here
@@ -10,9 +11,11 @@ use std::collections::BTreeMap;
 
 use crate::ceph::{Features, ImageSpec};
 use crate::volume::error::{Error, Kind, Result};
+use crate::volume::journal::Collection;
 use crate::volume::map_options::{MapOptions, UnmapOptions};
 
 mod names;
+pub mod snapshot;
 pub mod table;
 
 pub use names::is_encrypted;
@@ -50,7 +53,7 @@ impl Parameters {
     /// # Errors
     /// [`Kind::InvalidArgument`] naming the parameter.
     pub fn parse(all: &BTreeMap<String, String>, strict: bool) -> Result<Self> {
-        names::check(all, strict)?;
+        names::check(all, table::Class::Storage, strict)?;
         names::refuse_what_is_not_here_yet(all)?;
         let given = Given(all);
         let features = given.features()?;
@@ -68,7 +71,11 @@ impl Parameters {
         Ok(Self {
             cluster_id: given.required("clusterID", "empty cluster ID to provision volume from")?,
             pool: given.required("pool", "missing or empty pool name to provision volume from")?,
-            prefix: given.prefix()?,
+            prefix: given.prefix(
+                "volumeNamePrefix",
+                "empty volume name prefix to provision volume from",
+                Collection::Volumes,
+            )?,
             owner: all.get("csi.storage.k8s.io/pvc/namespace").filter(|owner| !owner.is_empty()).cloned(),
             metadata: [
                 "csi.storage.k8s.io/pv/name",
@@ -135,16 +142,14 @@ impl Given<'_> {
         self.0.get(name).map_or("", String::as_str)
     }
 
-    fn prefix(&self) -> Result<String> {
-        let prefix = self
-            .not_empty("volumeNamePrefix", "empty volume name prefix to provision volume from")?
-            .unwrap_or_else(|| "csi-vol-".to_owned());
+    fn prefix(&self, name: &str, empty: &str, of: Collection) -> Result<String> {
+        let prefix = self.not_empty(name, empty)?.unwrap_or_else(|| of.default_prefix().to_owned());
         // '/' and '@' part pool, image and snapshot in every rbd tool; the kernel's
         // `add` interface splits its line at white space.
         match prefix.chars().find(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | '@')) {
-            Some(c) => Err(invalid(format!(
-                "volumeNamePrefix {prefix:?} contains {c:?}, which no image name may have"
-            ))),
+            Some(c) => {
+                Err(invalid(format!("{name} {prefix:?} contains {c:?}, which no image name may have")))
+            }
             None => Ok(prefix),
         }
     }

@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use super::table::{LIMITS, PARAMETERS};
+use super::table::{Class, LIMITS};
 use super::{SIDECAR_PREFIX, invalid};
 use crate::spelling::distance;
 use crate::volume::error::Result;
 
 /// Refuses near misses of known names; warns of other unknown ones, or refuses them when strict.
-pub fn check(all: &BTreeMap<String, String>, strict: bool) -> Result<()> {
-    for name in all.keys().filter(|name| !name.starts_with(SIDECAR_PREFIX) && !is_known(name)) {
-        if let Some(near) = nearest(name) {
+pub fn check(all: &BTreeMap<String, String>, class: Class, strict: bool) -> Result<()> {
+    for name in all.keys().filter(|name| !name.starts_with(SIDECAR_PREFIX) && !is_known(name, class)) {
+        if let Some(near) = nearest(name, class) {
             return Err(invalid(format!("unknown parameter {name}: {near} is meant?")));
         }
         if strict {
             return Err(invalid(format!("unknown parameter {name} (--strict-parameters)")));
         }
-        tracing::warn!(parameter = name, "unknown StorageClass parameter, carried along without effect");
+        tracing::warn!(parameter = name, "unknown {} parameter, without effect", class.name());
     }
     Ok(())
 }
@@ -62,16 +62,16 @@ fn absent(parameter: &str, feature: &str) -> crate::volume::Error {
     ))
 }
 
-fn is_known(name: &str) -> bool {
+fn is_known(name: &str, class: Class) -> bool {
     // Older releases capitalised the limits' names.
-    PARAMETERS.iter().any(|known| known.name == name)
-        || LIMITS.iter().any(|known| known.eq_ignore_ascii_case(name))
+    class.parameters().iter().any(|known| known.name == name)
+        || (class == Class::Storage && LIMITS.iter().any(|known| known.eq_ignore_ascii_case(name)))
 }
 
-fn nearest(name: &str) -> Option<&'static str> {
+fn nearest(name: &str, class: Class) -> Option<&'static str> {
     let lower = name.to_ascii_lowercase();
-    PARAMETERS
-        .iter()
+    let known = class.parameters().iter();
+    known
         .map(|known| (distance(&lower, &known.name.to_ascii_lowercase()), known.name))
         .filter(|(distance, known)| *distance <= 2 && *distance * 3 < known.len())
         .min()
@@ -84,6 +84,7 @@ mod tests {
 
     #[test]
     fn near_is_two_letters_or_another_case() {
+        let nearest = |name| nearest(name, Class::Storage);
         assert_eq!(nearest("ClusterId"), Some("clusterID"));
         assert_eq!(nearest("imageFeature"), Some("imageFeatures"));
         assert_eq!(nearest("mkfsOpts"), None);

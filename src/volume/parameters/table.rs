@@ -1,7 +1,34 @@
-//! Every parameter of a StorageClass, with what people are told of it.
+//! Every parameter of a StorageClass and of a VolumeSnapshotClass, with what people are told of it.
 //!
 //! `names` checks by this list, and docs/parameters.md is made from it (`make reference`).
 //! Not here: what a value means for an image (`super`).
+
+/// Whose parameters they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// A StorageClass'.
+    Storage,
+    /// A VolumeSnapshotClass'.
+    Snapshot,
+}
+
+impl Class {
+    /// Kubernetes' name of the kind.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Storage => "StorageClass",
+            Self::Snapshot => "VolumeSnapshotClass",
+        }
+    }
+
+    /// Its parameters that the driver itself reads.
+    pub fn parameters(self) -> &'static [Parameter] {
+        match self {
+            Self::Storage => PARAMETERS,
+            Self::Snapshot => SNAPSHOT_PARAMETERS,
+        }
+    }
+}
 
 /// What this version makes of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +124,21 @@ pub const LIMITS: &[&str] = &[
     "baseVolSizeBytes",
 ];
 
+/// Every parameter of ceph-csi's VolumeSnapshotClasses.
+#[rustfmt::skip]
+pub const SNAPSHOT_PARAMETERS: &[Parameter] = &[
+    row("clusterID", "text", "the volume's", Works, "the entry of config.json that the snapshot's handle names; it must be the cluster of the volume"),
+    row("snapshotNamePrefix", "text without `/`, `@` and blanks", "`csi-snap-`", Works, "what stands before the uuid in the name of a snapshot's image"),
+    row("pool", "text, not empty", "–", NoEffect, "a snapshot's image is in the pool of its volume"),
+];
+
+/// What a VolumeSnapshotClass says to csi-snapshotter, by the prefix `csi.storage.k8s.io/`.
+#[rustfmt::skip]
+pub const SNAPSHOT_SIDECARS: &[Parameter] = &[
+    row("csi.storage.k8s.io/snapshotter-secret-name", "a secret's name", "required", Sidecars, "the user who makes and deletes snapshots; with `…-namespace`"),
+    row("csi.storage.k8s.io/snapshotter-list-secret-name", "a secret's name", "none", Sidecars, "the user who lists snapshots, where the driver announces that it can; with `…-namespace`"),
+];
+
 /// What a StorageClass says to the sidecars, by the prefix `csi.storage.k8s.io/`.
 #[rustfmt::skip]
 pub const SIDECARS: &[Parameter] = &[
@@ -104,5 +146,5 @@ pub const SIDECARS: &[Parameter] = &[
     row("csi.storage.k8s.io/provisioner-secret-name", "a secret's name", "required", Sidecars, "the user who creates and deletes; with `…-namespace`"),
     row("csi.storage.k8s.io/node-stage-secret-name", "a secret's name", "required", Sidecars, "the user who maps; with `…-namespace`"),
     row("csi.storage.k8s.io/controller-publish-secret-name", "a secret's name", "none", Sidecars, "accepted at attaching, which asks Ceph nothing yet; with `…-namespace`"),
-    row("csi.storage.k8s.io/controller-expand-secret-name", "a secret's name", "none", Sidecars, "growth is not there yet; a class cannot be changed later, so it may stand there now"),
+    row("csi.storage.k8s.io/controller-expand-secret-name", "a secret's name", "none", Sidecars, "the user who grows; without it a claim cannot grow, and a class cannot be given one later; with `…-namespace`"),
 ];

@@ -1,0 +1,140 @@
+//! How deep chains of clones get, and how many snapshots an image has, before it is flattened.
+//!
+//! The limits and their defaults are ceph-csi's. Each clone in a chain is one more image that a
+//! read may have to look at; librbd opens chains of 16 at most, and krbd maps no image with
+//! more than 510 snapshots. At the soft limit a flatten begins in the background and the call
+//! goes on; at the hard one the call is told to come back.
+
+use crate::ceph::Child;
+use crate::controller::Controller;
+use crate::controller::change::flatten::Target;
+use crate::controller::reach::Reach;
+use crate::controller::snapshot::point::Source;
+use crate::volume::error::{Error, Kind, Result};
+use crate::volume::image::chain;
+use crate::volume::journal::Journal;
+use crate::volume::operation::Progress;
+
+/// `--rbdhardmaxclonedepth`, `--rbdsoftmaxclonedepth`, `--maxsnapshotsonimage`,
+/// `--minsnapshotsonimage`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CloneLimits {
+    /// So many ancestors an image may have at most.
+    pub hard_depth: usize,
+    /// From so many on it is flattened in the background.
+    pub soft_depth: usize,
+    /// So many snapshots an image may have at most, those in its snapshot trash included.
+    pub most_snapshots: usize,
+    /// Above so many the surplus' clones are flattened in the background.
+    pub many_snapshots: usize,
+}
+
+impl Default for CloneLimits {
+    fn default() -> Self {
+        Self { hard_depth: 8, soft_depth: 4, most_snapshots: 450, many_snapshots: 250 }
+    }
+}
+
+/// What a snapshot or a clone of a volume adds to the chain, and what may still be put on top:
+/// ceph-csi's `depthToAvoidFlatten`.
+const ABOVE_A_VOLUME: usize = 3;
+/// The same for a volume from a snapshot.
+const ABOVE_A_SNAPSHOT: usize = 1;
+
+/// Where an image is looked at, and how it is reached again when it is to be flattened.
+pub struct Look<'a> {
+    /// Limits and the flattener.
+    pub controller: &'a Controller,
+    /// The way back to the cluster.
+    pub reach: &'a Reach,
+    /// Keeps the records of flattens.
+    pub journal: &'a Journal,
+    /// Tells the step.
+    pub progress: &'a Progress,
+}
+
+impl Look<'_> {
+    /// Before a snapshot or a clone is taken of a volume's image.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] with how far the flatten is that has to come first; [`Kind::NoSpace`]
+    /// when the image has too many snapshots; what Ceph answers.
+    pub async fn before_snapshot(&self, image: &Source) -> Result<()> {
+        self.snapshots(image).await?;
+        self.depth(image, ABOVE_A_VOLUME).await
+    }
+
+    /// Before a volume is made of a snapshot's image.
+    ///
+    /// # Errors
+    /// As [`Look::before_snapshot`].
+    pub async fn before_restore(&self, image: &Source) -> Result<()> {
+        self.depth(image, ABOVE_A_SNAPSHOT).await
+    }
+
+    async fn depth(&self, image: &Source, above: usize) -> Result<()> {
+        if image.header.parent.is_none() {
+            return Ok(());
+        }
+        let depth = chain::ancestors(&image.pool, &image.header).await?.len();
+        let limits = &self.controller.options.clone_limits;
+        if depth < limits.soft_depth.saturating_sub(above) {
+            return Ok(());
+        }
+        let target = Target { pool: image.pool.clone(), id: image.id.clone(), name: image.name.clone() };
+        let shown = image.pool.describe(&image.name);
+        let far = self.controller.flattener.start(self.journal, self.reach, target).await?;
+        if depth < limits.hard_depth.saturating_sub(above) {
+            return Ok(());
+        }
+        let text = format!(
+            "image {shown} is a clone of a clone, {depth} deep, and has to be flattened first: flatten is in \
+             progress for image {shown}, {far}; calling again goes on when it is done"
+        );
+        self.progress.counted(format!("flattening {shown}, {far}"));
+        Err(Error::new(Kind::Busy, text))
+    }
+
+    async fn snapshots(&self, image: &Source) -> Result<()> {
+        let limits = &self.controller.options.clone_limits;
+        let has = image.header.snapshots.len();
+        if has <= limits.many_snapshots {
+            return Ok(());
+        }
+        let full = has > limits.most_snapshots;
+        let surplus = if full { usize::MAX } else { has - limits.many_snapshots };
+        for (name, child) in self.clones(image).await?.into_iter().take(surplus) {
+            let pools = image.pool.connection();
+            let Some(pool) = pools.pool_by_id(child.pool_id, &child.namespace).await? else { continue };
+            let target = Target { pool, id: child.image_id, name };
+            self.controller.flattener.start(self.journal, self.reach, target).await?;
+        }
+        if !full {
+            return Ok(());
+        }
+        let text = format!(
+            "rbd image {} has {has} snapshots, and may have {} (--maxsnapshotsonimage): the images that were \
+             cloned from them are being flattened, which takes the snapshots away; call again later",
+            image.pool.describe(&image.name),
+            limits.most_snapshots
+        );
+        Err(Error::new(Kind::NoSpace, text))
+    }
+
+    /// The clones of an image, those beside cloned volumes (`-temp`) first: nobody restores them.
+    async fn clones(&self, image: &Source) -> Result<Vec<(String, Child)>> {
+        let mut named = Vec::new();
+        for child in image.pool.children_of(&image.id, None).await? {
+            let Some(pool) = image.pool.connection().pool_by_id(child.pool_id, &child.namespace).await?
+            else {
+                continue;
+            };
+            // One without a name is in the trash, and goes with its purge.
+            if let Some(name) = pool.directory_name(&child.image_id).await? {
+                named.push((name, child));
+            }
+        }
+        named.sort_by_key(|(name, child)| (!name.ends_with("-temp"), child.snap_id));
+        Ok(named)
+    }
+}

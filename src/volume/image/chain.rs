@@ -1,0 +1,55 @@
+//! The images that an image was cloned from, one behind the other.
+
+use crate::ceph::{Header, ImageId, Parent, Pool};
+use crate::volume::error::{Error, Kind, Result};
+
+/// Longer chains than this are a circle or a damaged header: librbd opens no more than 16.
+const LONGEST: usize = 64;
+
+/// An image in the chain.
+#[derive(Debug, Clone)]
+pub struct Ancestor {
+    /// Its pool.
+    pub pool: Pool,
+    /// Its id; it may lie in the trash.
+    pub id: ImageId,
+    /// Its header.
+    pub header: Header,
+}
+
+/// The ancestors of an image, the nearest first. One operation each.
+///
+/// # Errors
+/// [`Kind::Precondition`] for a parent that is gone, or whose pool is; what Ceph answers.
+pub async fn ancestors(pool: &Pool, header: &Header) -> Result<Vec<Ancestor>> {
+    let mut found: Vec<Ancestor> = Vec::new();
+    let mut next = header.parent.clone();
+    while let Some(parent) = next {
+        if found.len() >= LONGEST {
+            let text = format!("the image has more than {LONGEST} ancestors; look at it with `rbd info`");
+            return Err(Error::new(Kind::Precondition, text));
+        }
+        let ancestor = read(pool, &parent).await?;
+        next = ancestor.header.parent.clone();
+        found.push(ancestor);
+    }
+    Ok(found)
+}
+
+async fn read(pool: &Pool, parent: &Parent) -> Result<Ancestor> {
+    let gone = || {
+        let text = format!(
+            "the image is a clone of image id {} in pool id {}, which does not exist",
+            parent.image_id, parent.pool_id
+        );
+        Error::new(Kind::Precondition, text)
+    };
+    let pool = if parent.pool_id == pool.id() && parent.namespace == pool.namespace() {
+        pool.clone()
+    } else {
+        pool.connection().pool_by_id(parent.pool_id, &parent.namespace).await?.ok_or_else(gone)?
+    };
+    let id = ImageId::new(&*parent.image_id);
+    let header = pool.image_header(&id, &[]).await?.ok_or_else(gone)?;
+    Ok(Ancestor { pool, id, header })
+}
