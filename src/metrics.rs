@@ -33,12 +33,41 @@ struct RpcLabels {
     code: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PurgeLabels {
+    state: &'static str,
+}
+
+/// What a deleted image waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purge {
+    /// Its turn; it may be under way.
+    Queued,
+    /// Clones of it.
+    WaitingForClones,
+    /// A client that has it open, a lock, the mgr, a person.
+    Blocked,
+}
+
+impl Purge {
+    const ALL: [Self; 3] = [Self::Queued, Self::WaitingForClones, Self::Blocked];
+
+    fn labels(self) -> PurgeLabels {
+        let state = match self {
+            Self::Queued => "queued",
+            Self::WaitingForClones => "waiting_for_clones",
+            Self::Blocked => "blocked",
+        };
+        PurgeLabels { state }
+    }
+}
+
 struct Metrics {
     ceph_calls: Family<CallLabels, Histogram>,
     ceph_failures: Family<FailureLabels, Counter>,
     rpcs: Family<RpcLabels, Histogram>,
     operations: Gauge<i64, AtomicI64>,
-    purge_backlog: Gauge<i64, AtomicI64>,
+    purge_backlog: Family<PurgeLabels, Gauge<i64, AtomicI64>>,
     flatten_backlog: Gauge<i64, AtomicI64>,
     /// Without a value, and so not shown, in a process that does not register itself.
     kubelet_registered: Family<Vec<(String, String)>, Gauge<i64, AtomicI64>>,
@@ -54,7 +83,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     ceph_failures: Family::default(),
     rpcs: Family::new_with_constructor(histogram),
     operations: Gauge::default(),
-    purge_backlog: Gauge::default(),
+    purge_backlog: Family::default(),
     flatten_backlog: Gauge::default(),
     kubelet_registered: Family::default(),
 });
@@ -73,10 +102,14 @@ pub fn registry() -> Registry {
         METRICS.ceph_failures.clone(),
     );
     registry.register("rpc_seconds", "CSI calls by method and gRPC code", METRICS.rpcs.clone());
+    for state in Purge::ALL {
+        // Shown also while there is nothing.
+        purge_backlog(state, 0);
+    }
     registry.register("operations", "State-changing operations that run now", METRICS.operations.clone());
     registry.register(
         "purge_backlog",
-        "Deleted images that wait in the trash for their purge",
+        "Deleted images that wait in the trash for their purge, by what they wait for",
         METRICS.purge_backlog.clone(),
     );
     registry.register(
@@ -117,8 +150,8 @@ pub fn operation_ended() {
 }
 
 /// So many more (or fewer) images wait for their purge.
-pub fn purge_backlog(change: i64) {
-    METRICS.purge_backlog.inc_by(change);
+pub fn purge_backlog(state: Purge, change: i64) {
+    METRICS.purge_backlog.get_or_create(&state.labels()).inc_by(change);
 }
 
 /// So many more (or fewer) images are flattened or wait for it.

@@ -67,8 +67,8 @@ impl Controller {
     /// A controller that reaches its clusters through `resolver`.
     pub fn new(options: ControllerOptions, resolver: Resolver, operations: Operations) -> Self {
         let creator = Creator::new(&options.identity, options.takeover_grace);
-        let purger = Purger::new(&options.identity);
         let flattener = Flattener::new(options.flatten_concurrency);
+        let purger = Purger::new(&creator, &resolver.instance, &flattener);
         Self { options: Arc::new(options), resolver, operations, purger, creator, flattener }
     }
 
@@ -144,12 +144,11 @@ impl Controller {
             return Err(Error::new(Kind::InvalidArgument, text));
         }
         parameters.context(&format!("{}{}", parameters.prefix, id.uuid), pool.namespace())?;
-        let journal = self.open_journal(&pool, Collection::Volumes);
+        let reach = Reach::new(&self.resolver.connections, &cluster, &credentials);
+        let journal = self.open_journal(&pool, Collection::Volumes, &reach);
         self.purger.make_ready(&journal);
         if let Some(origin) = &request.source {
-            let (cluster, credentials) = (&cluster, &credentials);
-            let reach = Reach::new(&self.resolver.connections, cluster, credentials);
-            wanted.content = self.content(&wanted, origin, &journal, (cluster, &reach), progress).await?;
+            wanted.content = self.content(&wanted, origin, &journal, (&cluster, &reach), progress).await?;
         }
         let means = Means {
             creator: &self.creator,
@@ -226,7 +225,7 @@ impl Controller {
         progress: &Progress,
     ) -> Result<Deleted> {
         progress.step(format!("connecting to cluster {}", id.cluster_id));
-        let (cluster, _, connection) =
+        let (cluster, credentials, connection) =
             self.resolver.connect_for(&id.cluster_id, &request.secrets, Kind::Precondition).await?;
         let Some(pool) = connection.pool_by_id(id.pool_id, &cluster.rados_namespace).await? else {
             tracing::warn!(
@@ -236,12 +235,14 @@ impl Controller {
             );
             return Ok(Deleted::Absent);
         };
-        let journal = self.open_journal(&pool, Collection::Volumes);
+        let reach = Reach::new(&self.resolver.connections, &cluster, &credentials);
+        let journal = self.open_journal(&pool, Collection::Volumes, &reach);
         let deletion = Deletion {
             journal: &journal,
             creator: &self.creator,
             purger: &self.purger,
             mirror_daemons: cluster.mirror_daemon_count,
+            instance: &self.resolver.instance,
             progress,
         };
         deletion.run(id.uuid).await
@@ -272,9 +273,9 @@ impl Controller {
     }
 
     /// The journal of a pool; what is left to purge in it goes on.
-    fn open_journal(&self, pool: &Pool, collection: Collection) -> Journal {
+    fn open_journal(&self, pool: &Pool, collection: Collection, reach: &Reach) -> Journal {
         let journal = Journal::new(pool, collection, &self.resolver.instance);
-        self.purger.resume(&journal);
+        self.purger.resume(&journal, reach);
         journal
     }
 }

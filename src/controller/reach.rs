@@ -30,7 +30,15 @@ impl Reach {
     /// # Errors
     /// What Ceph answers.
     pub async fn background(&self, pool: &Pool) -> Result<Option<Pool>> {
+        self.background_by_id(pool.id(), pool.namespace()).await
+    }
+
+    /// The pool of an id; `None` when it is gone.
+    ///
+    /// # Errors
+    /// What Ceph answers.
+    pub async fn background_by_id(&self, id: i64, namespace: &str) -> Result<Option<Pool>> {
         let connection = self.connections.get_background(&self.monitors, &self.credentials).await?;
-        Ok(connection.pool_by_id(pool.id(), pool.namespace()).await?)
+        Ok(connection.pool_by_id(id, namespace).await?)
     }
 }

@@ -8,10 +8,10 @@ use super::content::Content;
 use super::leftover::{self, Origin};
 use super::{Maker, compare};
 use crate::ceph::{CephError, Header, ImageId, ImageSpec, Pool};
-use crate::controller::delete::purge;
+use crate::controller::delete::discard::Discard;
 use crate::controller::snapshot::point::{self, Names, Point, Source, user_snapshot};
 use crate::volume::error::{Error, Kind, Result};
-use crate::volume::journal::Reservation;
+use crate::volume::journal::{Entry, Reservation};
 
 impl Maker<'_> {
     /// The image, made now or taken over from an earlier try, with its names on it.
@@ -93,10 +93,8 @@ impl Maker<'_> {
                 parent.as_ref().map_or(Origin::Blank, |parent| Origin::Clone(std::slice::from_ref(parent)));
             let spec = self.spec();
             let whole = leftover::take_over_or_clear(self.pool, name, &spec, origin, self.progress).await?;
-            if let Some((id, _)) = whole {
-                purge::record(self.journal, &id, name, &reservation.entry).await?;
-                self.pool.trash_move(name, &id).await?;
-                self.means.purger.start(self.journal, id);
+            if let Some((id, header)) = whole {
+                self.discard(&reservation.entry, name, &id, Some(&header)).await?;
             }
             if let Content::Volume { image, .. } = &self.wanted.content {
                 let point = self.point(image, name);
@@ -112,6 +110,18 @@ impl Maker<'_> {
                 error
             }
         }
+    }
+
+    /// Sends an image away that is not to be.
+    pub(super) async fn discard(
+        &self,
+        entry: &Entry,
+        name: &str,
+        id: &ImageId,
+        header: Option<&Header>,
+    ) -> Result<()> {
+        let discard = Discard { journal: self.journal, pool: self.pool, name, id, header, entry };
+        discard.run(self.means.purger).await
     }
 
     /// What the clone of that name was made from, as far as it was made.

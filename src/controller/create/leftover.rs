@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use crate::ceph::{Features, Header, ImageId, ImageSpec, Pool};
 
 use crate::controller::create::clone::Parent;
-use crate::controller::delete::purge;
+use crate::controller::delete::record;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::data_objects;
 use crate::volume::journal::{Entry, Journal};
@@ -82,7 +82,7 @@ pub async fn clear(pool: &Pool, name: &str, origin: Origin<'_>, progress: &Progr
 /// [`Kind::Precondition`] when somebody moved the image to the trash, renamed it, or
 /// took its name away.
 pub async fn forget_vanished(journal: &Journal, pool: &Pool, entry: &Entry, id: &ImageId) -> Result<()> {
-    if pool.trash_entry(id).await?.is_some() && !purge::is_recorded(journal, id).await? {
+    if pool.trash_entry(id).await?.is_some() && !record::is_recorded(journal, id).await? {
         let text = format!(
             "the image of {} is in the trash of pool {} as {}: `rbd trash restore {}` brings it back, \
              `rbd trash rm {}` lets the name be used anew",

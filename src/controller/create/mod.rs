@@ -22,8 +22,8 @@ use std::time::Duration;
 use content::Content;
 
 use crate::ceph::{Header, ImageId, ImageSpec, Pool};
-use crate::controller::delete;
-use crate::controller::delete::purge::{self, Purger};
+use crate::controller::delete::dependents;
+use crate::controller::delete::purge::Purger;
 use crate::volume::capability::{AccessMode, Capability, NO_SINGLE_WRITER_OF_MANY};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::VolumeId;
@@ -231,22 +231,30 @@ impl Maker<'_> {
         Ok(Some(header.size))
     }
 
-    /// A DeleteVolume of this name stopped after it had recorded the image for its purge:
-    /// the rest of it is done, and the name is free.
+    /// A DeleteVolume of this name stopped on the image's way to the trash: the rest of it is done,
+    /// and the name is free. One that stopped before it began to move the image is left to its
+    /// repeat: the caller may never have meant to go on, and the image is whole.
     async fn finish_deletion(&self, entry: &Entry, id: &ImageId) -> Result<Option<u64>> {
         let name = self.image_name(entry);
         self.progress.step(format!("finishing the deletion of {}", self.pool.describe(&name)));
-        // Whoever opened it since the record was written, or made a snapshot or a clone, keeps it.
-        if self.pool.image_id(&name).await?.as_ref() == Some(id)
-            && let Some(header) = self.pool.image_header(id, &[]).await?
-        {
-            delete::refuse_dependents(self.pool, &name, id, &header).await?;
+        let (named, moving) = tokio::join!(self.pool.image_id(&name), self.pool.trash_entry(id));
+        let named = named?.as_ref() == Some(id);
+        if named && moving?.is_none() {
+            let text = format!(
+                "volume {} is being deleted: its DeleteVolume has stopped, and its repeat goes on with it",
+                entry.name
+            );
+            return Err(Error::new(Kind::Busy, text));
+        }
+        let header = self.pool.image_header(id, &[]).await?;
+        // Whoever opened it since the record was written, or made a snapshot, keeps it.
+        if let Some(header) = header.as_ref().filter(|_| named) {
+            dependents::refuse(self.pool, &name, id, header, None).await?;
         }
         let patience = (Duration::ZERO, self.means.mirror_daemons);
         watch::until_unwatched(self.pool, &name, id, patience, self.progress).await?;
-        self.pool.trash_move(&name, id).await?;
+        self.discard(entry, &name, id, header.as_ref()).await?;
         self.journal.release(entry.uuid, &entry.name).await?;
-        self.means.purger.start(self.journal, id.clone());
         Ok(None)
     }
 
@@ -302,9 +310,8 @@ impl Maker<'_> {
             }
             _ => {}
         }
-        purge::record(self.journal, id, name, entry).await?;
-        self.pool.trash_move(name, id).await?;
-        self.means.purger.start(self.journal, id.clone());
+        let header = self.pool.image_header(id, &[]).await?;
+        self.discard(entry, name, id, header.as_ref()).await?;
         let text =
             format!("volume {} was deleted while it was being created; its image was taken back", entry.name);
         Err(Error::new(Kind::Unavailable, text))

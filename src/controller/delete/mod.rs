@@ -1,46 +1,57 @@
-//! DeleteVolume: the journal entry outlives the image, never the reverse.
+//! DeleteVolume and DeleteSnapshot: the journal entry outlives the image, never the reverse.
 //!
 //! 1. Read the journal entry; find the image by its name, else by its recorded id.
-//! 2. Prove the right to delete: nobody has it open, nothing depends on it, and
-//!    it is nothing that this version cannot take apart.
-//! 3. Record it for its purge, then move it to the trash.
-//! 4. Take the reservation back: directory key, then uuid object.
-//! 5. Answer. The purge goes on in the background (`purge`).
+//! 2. Take back what was begun with it and given up (`half_done`).
+//! 3. Prove the right to delete: nobody has it open, nothing that a person made depends on it,
+//!    and it is nothing that this version cannot take apart (`dependents`).
+//! 4. What stands beside a cloned volume, then the image itself: recorded for its purge, and moved
+//!    to the trash (`discard`).
+//! 5. Take the reservation back: directory key, then uuid object.
+//! 6. Answer. The purge goes on in the background (`purge`), and waits for clones.
 //!
 //! "It is gone already" is believed only when the cluster itself said so of
 //! journal, image and trash.
 
+pub mod dependents;
+pub mod discard;
 pub mod purge;
+pub mod record;
+
+mod attempt;
+mod half_done;
+mod mgr;
+mod owner;
+mod parent;
+mod snapshot;
 
 use uuid::Uuid;
 
-use crate::ceph::{Features, Header, ImageId, Pool};
+use crate::ceph::{Header, ImageId, Pool};
 use crate::controller::create::leftover;
+use crate::controller::snapshot::point::{Source, user_snapshot};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::watch;
 use crate::volume::journal::creator::Creator;
-use crate::volume::journal::{Entry, Journal, Reservation};
+use crate::volume::journal::{Collection, Entry, Journal};
 use crate::volume::operation::Progress;
+use discard::Discard;
 use purge::Purger;
 
 /// How a deletion ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deleted {
-    /// The volume was there and is gone now.
+    /// The volume or snapshot was there and is gone now.
     Removed,
     /// There was nothing to delete.
     Absent,
 }
 
-/// The prefix of images whose journal entry has no name (ceph-csi's default).
-const DEFAULT_PREFIX: &str = "csi-vol-";
+/// How often an image is looked at again after something was taken back.
+const TURNS: usize = 4;
 
-/// `RBD_OPERATION_FEATURE_GROUP`.
-const IN_GROUP: u64 = 4;
-
-/// One deletion.
+/// One deletion, of a volume or of a snapshot as the journal keeps the one or the other.
 pub struct Deletion<'a> {
-    /// The journal of the volume's pool.
+    /// The journal of its pool.
     pub journal: &'a Journal,
     /// Who clears away the pieces of an unfinished image.
     pub creator: &'a Creator,
@@ -48,16 +59,26 @@ pub struct Deletion<'a> {
     pub purger: &'a Purger,
     /// rbd-mirror daemons that may watch a mirrored image (`mirrorDaemonCount`).
     pub mirror_daemons: u32,
+    /// `--instanceid`, for other journals.
+    pub instance: &'a str,
     /// Tells the step.
     pub progress: &'a Progress,
 }
 
+/// What is left of an image.
+enum Image {
+    Whole(ImageId, Box<Header>),
+    Pieces,
+    Gone,
+}
+
 impl Deletion<'_> {
-    /// Deletes the volume of this uuid.
+    /// Deletes the volume or snapshot of this uuid.
     ///
     /// # Errors
     /// [`Kind::InUse`] naming who has the image open; [`Kind::Precondition`] with
-    /// what depends on it or what this version lacks; what Ceph answers.
+    /// what depends on it or what this version lacks; [`Kind::Busy`] while something is being
+    /// made of it; what Ceph answers.
     pub async fn run(&self, uuid: Uuid) -> Result<Deleted> {
         self.progress.step(format!("reading the journal entry of {uuid}"));
         match self.journal.entry(uuid).await? {
@@ -67,14 +88,20 @@ impl Deletion<'_> {
     }
 
     async fn of_entry(&self, entry: Entry) -> Result<Deleted> {
-        refuse_what_is_not_here_yet(&entry)?;
-        let name = entry.image_name.clone().unwrap_or_else(|| format!("{DEFAULT_PREFIX}{}", entry.uuid));
+        self.refuse_what_is_not_here_yet(&entry).await?;
+        let name = entry.image_name.clone().unwrap_or_else(|| self.default_name(entry.uuid));
         self.progress.step(format!("looking at image {}", self.pool().describe(&name)));
-        match self.find_or_finish(&entry, &name).await? {
-            Image::Whole(id, header) => self.remove(&entry, &name, &id, &header).await?,
-            Image::Pieces => self.clear(&entry, &name).await?,
-            Image::Gone => {}
+        if self.take_unfinished_snapshot_back(&entry, &name).await? {
+            return Ok(Deleted::Removed);
         }
+        let image = self.find_or_finish(&entry, &name).await?;
+        let beside = self.beside(&name).await?;
+        self.prove_the_right(&name, &image, &beside).await?;
+        // First what the volume was cloned from: as long as that is left, it can be found by
+        // the volume's name.
+        let temp = temp_name(&name);
+        self.remove(&entry, &temp, beside).await?;
+        self.remove(&entry, &name, image).await?;
         self.progress.step(format!("removing {} from the journal", entry.name));
         self.journal.release(entry.uuid, &entry.name).await.map_err(Error::unsettled)?;
         Ok(Deleted::Removed)
@@ -84,7 +111,7 @@ impl Deletion<'_> {
     /// trash entry of that uuid is not deleted on a guess, but it is not denied either.
     async fn without_entry(&self, uuid: Uuid) -> Result<Deleted> {
         let pool = self.pool();
-        let name = format!("{DEFAULT_PREFIX}{uuid}");
+        let name = self.default_name(uuid);
         if pool.image_id(&name).await?.is_some() || pool.directory_id(&name).await?.is_some() {
             return Err(Error::new(
                 Kind::Precondition,
@@ -96,12 +123,13 @@ impl Deletion<'_> {
                 ),
             ));
         }
-        if exists(pool, &format!("csi.snap.{uuid}")).await? {
-            return Err(lacks(&format!("{uuid} is a snapshot"), "snapshots"));
-        }
+        self.refuse_the_other_kind(uuid).await?;
         for (id, image) in pool.trash_find(&uuid.to_string()).await? {
             // Its purge may have ended since the list was read.
-            if !purge::is_recorded(self.journal, &id).await? && pool.trash_entry(&id).await?.is_some() {
+            if !record::is_recorded(self.journal, &id).await?
+                && pool.trash_entry(&id).await?.is_some()
+                && !mgr::has_task(pool, &id).await?
+            {
                 return Err(Error::new(
                     Kind::Precondition,
                     format!(
@@ -121,6 +149,24 @@ impl Deletion<'_> {
         self.journal.pool()
     }
 
+    fn default_name(&self, uuid: Uuid) -> String {
+        format!("{}{uuid}", self.journal.collection().default_prefix())
+    }
+
+    /// A snapshot's handle is no volume's, nor the reverse.
+    async fn refuse_the_other_kind(&self, uuid: Uuid) -> Result<()> {
+        let (other, call) = match self.journal.collection() {
+            Collection::Volumes => (Collection::Snapshots, "DeleteSnapshot"),
+            Collection::Snapshots => (Collection::Volumes, "DeleteVolume"),
+        };
+        if !exists(self.pool(), &other.object(uuid)).await? {
+            return Ok(());
+        }
+        let text = format!("{uuid} is a {}: {call} deletes it; nothing was changed", other.noun());
+        Err(Error::new(Kind::Precondition, text))
+    }
+
+    /// Step 1. An image that an earlier call has brought to the trash is seen to its end there.
     async fn find_or_finish(&self, entry: &Entry, name: &str) -> Result<Image> {
         let pool = self.pool();
         let mut found = pool.image_id(name).await?;
@@ -128,31 +174,77 @@ impl Deletion<'_> {
             found = pool.directory_id(name).await?;
         }
         let Some(id) = found.clone().or_else(|| entry.image_id.clone()) else { return Ok(Image::Gone) };
-        let header = pool.image_header(&id, &[]).await?;
-        match header {
-            Some(header) => {
-                if found.is_none() {
-                    self.refuse_renamed(&id, name).await?;
-                    // An earlier call came so far; its purge may have the image open.
-                    if pool.trash_entry(&id).await?.is_some() && purge::is_recorded(self.journal, &id).await?
-                    {
-                        pool.trash_move(name, &id).await?;
-                        self.purger.start(self.journal, id);
-                        return Ok(Image::Gone);
-                    }
+        match (pool.image_header(&id, &[]).await?, found) {
+            (Some(header), Some(_)) => Ok(Image::Whole(id, Box::new(header))),
+            (Some(header), None) => {
+                self.refuse_renamed(&id, name).await?;
+                // An earlier call came so far; its purge may have the image open.
+                if pool.trash_entry(&id).await?.is_some() && record::is_recorded(self.journal, &id).await? {
+                    self.discard(entry, name, &id, Some(&header)).await?;
+                    return Ok(Image::Gone);
                 }
                 Ok(Image::Whole(id, Box::new(header)))
             }
-            None if found.is_some() => Ok(Image::Pieces),
-            None => {
+            (None, Some(_)) => Ok(Image::Pieces),
+            (None, None) => {
                 // The purge may have stopped between the header and the trash entry.
                 if pool.trash_entry(&id).await?.is_some() {
-                    purge::record(self.journal, &id, name, entry).await?;
-                    self.purger.start(self.journal, id);
+                    self.discard(entry, name, &id, None).await?;
                 }
                 Ok(Image::Gone)
             }
         }
+    }
+
+    /// What stands beside a volume that was cloned from another, also when it was flattened, and
+    /// also when the volume itself was never made.
+    async fn beside(&self, name: &str) -> Result<Image> {
+        if self.journal.collection() != Collection::Volumes {
+            return Ok(Image::Gone);
+        }
+        let pool = self.pool();
+        let Some(id) = pool.image_id(&temp_name(name)).await? else { return Ok(Image::Gone) };
+        Ok(match pool.image_header(&id, &[]).await? {
+            Some(header) => Image::Whole(id, Box::new(header)),
+            None => Image::Pieces,
+        })
+    }
+
+    /// Steps 2 and 3, for both images before the first of them goes.
+    async fn prove_the_right(&self, name: &str, image: &Image, beside: &Image) -> Result<()> {
+        let snapshot = self.journal.collection() == Collection::Snapshots;
+        if let Image::Whole(id, header) = image {
+            let own = snapshot.then_some(name);
+            self.prove_the_right_to(name, id, header, own).await?;
+        }
+        if let Image::Whole(id, header) = beside {
+            self.prove_the_right_to(&temp_name(name), id, header, Some(name)).await?;
+        }
+        Ok(())
+    }
+
+    async fn prove_the_right_to(
+        &self,
+        name: &str,
+        id: &ImageId,
+        header: &Header,
+        own: Option<&str>,
+    ) -> Result<()> {
+        let pool = self.pool();
+        let (name_text, id_of) = (name.to_owned(), id.clone());
+        let mut source = Source { pool: pool.clone(), name: name_text, id: id_of, header: header.clone() };
+        for _ in 0..TURNS {
+            if own.is_some() || !self.take_back_half_done(&source).await? {
+                break;
+            }
+            let header = pool.image_header(id, &[]).await?;
+            source.header = header.ok_or_else(|| {
+                let text = format!("image {} vanished while it was looked at", pool.describe(name));
+                Error::new(Kind::Unavailable, text)
+            })?;
+        }
+        dependents::refuse(pool, name, id, &source.header, own).await?;
+        watch::until_unwatched(pool, name, id, (watch::PATIENCE, self.mirror_daemons), self.progress).await
     }
 
     async fn refuse_renamed(&self, id: &ImageId, name: &str) -> Result<()> {
@@ -171,95 +263,74 @@ impl Deletion<'_> {
         }
     }
 
-    async fn remove(&self, entry: &Entry, name: &str, id: &ImageId, header: &Header) -> Result<()> {
+    /// Step 4.
+    async fn remove(&self, entry: &Entry, name: &str, image: Image) -> Result<()> {
+        match image {
+            Image::Whole(id, header) => self.discard(entry, name, &id, Some(&header)).await,
+            Image::Pieces => self.clear(entry, name).await,
+            Image::Gone => Ok(()),
+        }
+    }
+
+    async fn discard(&self, entry: &Entry, name: &str, id: &ImageId, header: Option<&Header>) -> Result<()> {
         let pool = self.pool();
-        refuse_dependents(pool, name, id, header).await?;
-        watch::until_unwatched(pool, name, id, (watch::PATIENCE, self.mirror_daemons), self.progress).await?;
         self.progress.step(format!("moving {} to the trash", pool.describe(name)));
-        purge::record(self.journal, id, name, entry).await.map_err(Error::unsettled)?;
-        pool.trash_move(name, id).await.map_err(|error| Error::from(error).unsettled())?;
-        self.purger.start(self.journal, id.clone());
-        Ok(())
+        let discard = Discard { journal: self.journal, pool, name, id, header, entry };
+        discard.run(self.purger).await.map_err(Error::unsettled)
     }
 
     /// The pieces of an image that was never finished; its creator may be at work.
     async fn clear(&self, entry: &Entry, name: &str) -> Result<()> {
-        let reservation = Reservation {
-            entry: entry.clone(),
-            other_pool: None,
-            locked: false,
-            fresh: false,
-            deleting: None,
-        };
         let unfinished = !entry.name.is_empty() && entry.image_id.is_none();
         let _making = if unfinished { Some(self.creator.begin(entry.uuid)?) } else { None };
+        let reservation = half_done::reservation(entry);
         if unfinished && !self.journal.claim(&reservation, self.creator, self.progress).await? {
-            let text = format!("volume {} was finished while it was deleted; call again", entry.name);
+            let noun = self.journal.collection().noun();
+            let text = format!("{noun} {} was finished while it was deleted; call again", entry.name);
             return Err(Error::new(Kind::Busy, text));
         }
         leftover::clear(self.pool(), name, leftover::Origin::Blank, self.progress).await
     }
-}
 
-/// What is left of a volume's image.
-enum Image {
-    Whole(ImageId, Box<Header>),
-    Pieces,
-    Gone,
-}
-
-fn refuse_what_is_not_here_yet(entry: &Entry) -> Result<()> {
-    if entry.kms.is_some() {
-        return Err(lacks(&format!("volume {} is encrypted", entry.name), "encryption"));
+    /// A snapshot that was given up while its source still has the snapshot that it begins with.
+    async fn take_unfinished_snapshot_back(&self, entry: &Entry, name: &str) -> Result<bool> {
+        let (Collection::Snapshots, None, Some(source)) =
+            (self.journal.collection(), &entry.image_id, &entry.source)
+        else {
+            return Ok(false);
+        };
+        let pool = self.pool();
+        let Some(id) = pool.image_id(source).await? else { return Ok(false) };
+        let Some(header) = pool.image_header(&id, &[]).await? else { return Ok(false) };
+        let Some(mark) = user_snapshot(&header, name).cloned() else { return Ok(false) };
+        let source = Source { pool: pool.clone(), name: source.clone(), id, header };
+        self.take_snapshot_back(&source, &mark, entry, name).await?;
+        Ok(true)
     }
-    if let Some(group) = &entry.group {
-        return Err(lacks(&format!("volume {} belongs to group {group}", entry.name), "volume groups"));
-    }
-    Ok(())
-}
 
-fn lacks(fact: &str, feature: &str) -> Error {
-    let text = format!("{fact}, and this version of the driver has no {feature} yet: nothing was changed");
-    Error::new(Kind::Precondition, text)
-}
-
-/// Refuses to delete an image on which something depends that its deletion would take along.
-///
-/// # Errors
-/// [`Kind::Precondition`] with what depends on it; what Ceph answers.
-pub async fn refuse_dependents(pool: &Pool, name: &str, id: &ImageId, header: &Header) -> Result<()> {
-    let image = pool.describe(name);
-    if !header.snapshots.is_empty() {
-        let children = pool.children(id).await?;
-        let snapshots: Vec<_> = header.snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect();
-        let mut text =
-            format!("image {image} has {} snapshot(s) ({})", snapshots.len(), snapshots.join(", "));
-        if !children.is_empty() {
-            text.push_str(&format!(", and on them depend: {}", children.join(", ")));
+    async fn refuse_what_is_not_here_yet(&self, entry: &Entry) -> Result<()> {
+        let noun = self.journal.collection().noun();
+        let lacks = |fact: String, feature: &str| {
+            let text =
+                format!("{fact}, and this version of the driver has no {feature} yet: nothing was changed");
+            Err(Error::new(Kind::Precondition, text))
+        };
+        if entry.kms.is_some() {
+            return lacks(format!("{noun} {} is encrypted", entry.name), "encryption");
         }
-        text.push_str("; delete what depends on it first, nothing was changed");
-        return Err(Error::new(Kind::Precondition, text));
+        match (&entry.group, self.journal.collection()) {
+            (None, _) => Ok(()),
+            (Some(group), Collection::Volumes) => {
+                lacks(format!("volume {} belongs to group {group}", entry.name), "volume groups")
+            }
+            (Some(group), Collection::Snapshots) => self.refuse_member(entry, group).await,
+        }
     }
-    if header.parent.is_some() {
-        return Err(lacks(&format!("image {image} is a clone"), "clones"));
-    }
-    // What ceph-csi keeps beside a clone until it is deleted, also when it was flattened.
-    if pool.image_id(&format!("{name}-temp")).await?.is_some() {
-        return Err(lacks(
-            &format!("image {image} was made as a clone, with {name}-temp beside it"),
-            "clones",
-        ));
-    }
-    // Before anything is recorded: the trash would refuse both.
-    if header.op_features & IN_GROUP != 0 {
-        return Err(lacks(&format!("image {image} is in an rbd group"), "volume groups"));
-    }
-    if header.features.contains(Features::MIGRATING) {
-        let text =
-            format!("image {image} is being migrated: end that first (`rbd migration`), nothing was changed");
-        return Err(Error::new(Kind::Precondition, text));
-    }
-    Ok(())
+}
+
+/// What stands beside a volume that was cloned from another.
+fn temp_name(image: &str) -> String {
+    format!("{image}-temp")
 }
 
 async fn exists(pool: &Pool, object: &str) -> Result<bool> {

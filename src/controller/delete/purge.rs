@@ -1,263 +1,504 @@
-//! The way out of a deleted image: recorded, moved to the trash, purged later.
+//! The purges of this process: what waits, for what, and when it is tried again.
 //!
-//! A purge record (`rbd-csi.purge.<image id>` in the journal's directory object)
-//! is written before the image goes to the trash, so that no crash leaves an
-//! image there that nobody takes out; with it the name is marked
-//! (`rbd-csi.delete.<name>`), so that a CreateVolume that comes in between does
-//! not answer with an image that is about to go. The purge is background work without the
-//! mgr, some at a time and by one process at a time, resumed with the first RPC that brings credentials for
-//! the pool. Only recorded images are purged, and only out of the trash; one
-//! that cannot go yet (a watcher, a clone made by somebody else) stays recorded
-//! and is tried again, more and more slowly.
+//! Background work without the mgr, on a Ceph client of its own, so that calls do not wait for
+//! it. Each journal (`Place`) has a queue and at most one task; a cluster has some slots, so
+//! one that hangs holds up no other. A place keeps no connection: it asks for one at each try,
+//! with the key that a call brought last, and ends with its pool.
+//!
+//! What a reader gets wrong: without a key nothing can be done. After a restart a cluster's
+//! purges go on with the first call, of any kind, that brings one. An image that clones need is
+//! not polled: the purge of the last clone wakes it (`parent`). What other programs do to it is
+//! looked for now and then.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
-use uuid::Uuid;
+use tokio::sync::{Notify, Semaphore};
 
-use crate::ceph::{ImageId, WriteOp, lock};
-use crate::metrics;
+use super::attempt::{self, Outcome, Wait};
+use super::owner;
+use super::record::{self, ParentImage};
+use crate::ceph::{ImageId, Pool};
+use crate::controller::change::flatten::Flattener;
+use crate::controller::reach::Reach;
+use crate::metrics::{self, Purge};
 use crate::volume::error::{Error, Kind, Result};
-use crate::volume::image::watch;
-use crate::volume::journal::{Entry, Journal};
+use crate::volume::journal::creator::Creator;
+use crate::volume::journal::{Collection, Journal};
 
-const PREFIX: &str = "rbd-csi.purge.";
-/// Purges that run at once; each may send many deletes to the cluster.
+/// Purges that run at once in a cluster; each may send many deletes to it.
 const AT_ONCE: usize = 4;
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
-/// One operation in the background, at an RPC.
-const LOOK_AGAIN: Duration = Duration::from_secs(600);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// How often a journal's records are read again: another controller may have died.
+const LOOK_AGAIN: Duration = Duration::from_secs(600);
+/// What clones need is looked at so often at first, and then more and more rarely: ceph-csi or
+/// a person may have removed the last one.
+const CLONES_FIRST: Duration = Duration::from_secs(600);
+const CLONES_LONGEST: Duration = Duration::from_secs(6 * 3600);
+/// After so many tries in a row that timed out, a place is left alone for a while.
+const LATE_AT_MOST: u32 = 3;
+const REST: Duration = Duration::from_secs(120);
 
-fn key(id: &ImageId) -> String {
-    format!("{PREFIX}{}", id.as_str())
+/// A journal, told from all others of this process, whatever client it is reached by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    fsid: String,
+    pool_id: i64,
+    namespace: String,
+    collection: Collection,
 }
 
-/// Records the image of a volume for its purge, and marks the volume's name as being
-/// deleted if it is this volume's still; the record's value tells people what it was.
-///
-/// # Errors
-/// What Ceph answers.
-pub async fn record(journal: &Journal, id: &ImageId, image: &str, entry: &Entry) -> Result<()> {
-    let value = serde_json::json!({ "image": image, "uuid": entry.uuid.to_string() }).to_string();
-    let purge = key(id);
-    let record = || WriteOp::new().create().omap_set([(purge.as_str(), value.as_bytes())]);
-    let write = async |op| journal.pool().write("journal record purge", journal.directory(), op).await;
-    // Another who deletes it too may have freed the name meanwhile; a mark that is written
-    // after that would stand for ever.
-    match write(journal.mark_deletion(record(), entry, id)).await {
-        Err(error) if error.is(libc::ECANCELED) => Ok(write(record()).await?),
-        written => Ok(written?),
+impl Place {
+    /// That of a journal.
+    pub fn of(journal: &Journal) -> Self {
+        let pool = journal.pool();
+        Self {
+            fsid: pool.connection().fsid_text().to_owned(),
+            pool_id: pool.id(),
+            namespace: pool.namespace().to_owned(),
+            collection: journal.collection(),
+        }
     }
 }
-
-/// Whether an image is recorded for its purge.
-///
-/// # Errors
-/// What Ceph answers.
-pub async fn is_recorded(journal: &Journal, id: &ImageId) -> Result<bool> {
-    let key = key(id);
-    match journal.pool().omap_get("journal read purge", journal.directory(), &[&key]).await {
-        Ok(values) => Ok(values.contains_key(&key)),
-        Err(error) if error.is(libc::ENOENT) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// How long a purge is one process's own; it holds on while it works.
-const OURS_FOR: Duration = Duration::from_secs(60);
-const HOLD_ON_EVERY: Duration = Duration::from_secs(15);
 
 /// The purges of this process.
 #[derive(Clone)]
-pub struct Purger {
-    identity: Arc<str>,
-    slots: Arc<Semaphore>,
-    queued: Arc<Mutex<HashSet<Queued>>>,
-    seen: Arc<Mutex<HashMap<Place, Instant>>>,
-    ready: Arc<Mutex<HashSet<Place>>>,
+pub struct Purger(Arc<Shared>);
+
+struct Shared {
+    creator: Creator,
+    instance: String,
+    flattener: Flattener,
+    state: Mutex<State>,
 }
 
-/// A journal, told from all others of this process.
-/// A new connection looks again: the old one may have died in the middle.
-type Place = (u64, i64, String, String);
-type Queued = (Place, ImageId);
-
-fn place(journal: &Journal) -> Place {
-    let pool = journal.pool();
-    (pool.connection().serial(), pool.id(), pool.namespace().to_owned(), journal.directory().to_owned())
+#[derive(Default)]
+struct State {
+    places: HashMap<Place, Queue>,
+    /// Of each cluster.
+    slots: HashMap<String, Arc<Semaphore>>,
+    /// Of how many purges that run each image is the parent.
+    parents: HashMap<(String, ParentImage), usize>,
 }
 
-impl Purger {
-    /// `identity` as a creator's (`journal::creator`): a holder of the same identity is dead.
-    pub fn new(identity: &str) -> Self {
+/// What waits in a place.
+struct Queue {
+    reach: Reach,
+    looked: Option<Instant>,
+    swept: bool,
+    ready: bool,
+    items: BTreeMap<ImageId, Item>,
+    /// Tries in a row that timed out.
+    late: u32,
+    rest_until: Option<Instant>,
+    runs: bool,
+    wake: Arc<Notify>,
+}
+
+struct Item {
+    state: Purge,
+    running: bool,
+    /// It was woken while it was tried.
+    again: bool,
+    due: Instant,
+    pause: Duration,
+    told: String,
+    /// A lock's owner that has no watch, and since when that is known.
+    seen: Option<(String, Instant)>,
+}
+
+/// What a place's task does next.
+enum Next {
+    Try(ImageId, Arc<Semaphore>),
+    Wait(Option<Instant>, Arc<Notify>),
+    End,
+}
+
+impl Queue {
+    fn new(reach: &Reach) -> Self {
         Self {
-            identity: identity.into(),
-            slots: Arc::new(Semaphore::new(AT_ONCE)),
-            queued: Arc::default(),
-            seen: Arc::default(),
-            ready: Arc::default(),
+            reach: reach.clone(),
+            looked: None,
+            swept: false,
+            ready: false,
+            items: BTreeMap::new(),
+            late: 0,
+            rest_until: None,
+            runs: false,
+            wake: Arc::default(),
         }
     }
 
-    /// Resumes what other processes left to purge in this journal: at the first call, and
-    /// again after a while, for another controller may have died since.
-    pub fn resume(&self, journal: &Journal) {
-        let mut seen = guard(&self.seen);
-        if seen.get(&place(journal)).is_some_and(|looked| looked.elapsed() < LOOK_AGAIN) {
-            return;
+    fn next(&mut self, slots: &Arc<Semaphore>) -> Next {
+        if self.items.is_empty() {
+            self.runs = false;
+            return Next::End;
         }
-        seen.insert(place(journal), Instant::now());
-        drop(seen);
-        let (purger, journal) = (self.clone(), journal.clone());
-        tokio::spawn(async move {
-            match journal.pool().omap_all("journal list purges", journal.directory(), PREFIX).await {
-                Ok(records) => {
-                    for key in records.keys().filter_map(|key| key.strip_prefix(PREFIX)) {
-                        purger.start(&journal, ImageId::new(key));
-                    }
-                }
-                Err(error) if error.is(libc::ENOENT) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "could not read which images wait for their purge");
-                    guard(&purger.seen).remove(&place(&journal));
+        let rest = self.rest_until.unwrap_or_else(Instant::now);
+        let idle = self.items.iter_mut().filter(|(_, item)| !item.running);
+        match idle.min_by_key(|(_, item)| item.due) {
+            Some((id, item)) if item.due.max(rest) <= Instant::now() => {
+                item.running = true;
+                item.set(Purge::Queued);
+                Next::Try(id.clone(), slots.clone())
+            }
+            Some((_, item)) => Next::Wait(Some(item.due.max(rest)), self.wake.clone()),
+            None => Next::Wait(None, self.wake.clone()),
+        }
+    }
+
+    fn remove(&mut self, id: &ImageId) {
+        if let Some(item) = self.items.remove(id) {
+            metrics::purge_backlog(item.state, -1);
+        }
+    }
+}
+
+impl Item {
+    fn new() -> Self {
+        metrics::purge_backlog(Purge::Queued, 1);
+        Self {
+            state: Purge::Queued,
+            running: false,
+            again: false,
+            due: Instant::now(),
+            pause: FIRST_PAUSE,
+            told: String::new(),
+            seen: None,
+        }
+    }
+
+    fn set(&mut self, state: Purge) {
+        metrics::purge_backlog(self.state, -1);
+        metrics::purge_backlog(state, 1);
+        self.state = state;
+    }
+
+    fn wake(&mut self) {
+        self.again = self.running;
+        self.due = Instant::now();
+        self.pause = FIRST_PAUSE;
+    }
+
+    /// To be tried again after a pause, the next one longer.
+    fn later(&mut self, state: Purge, first: Duration, longest: Duration) -> Duration {
+        if self.state != state {
+            self.pause = self.pause.max(first);
+        }
+        self.set(state);
+        let pause = self.pause.clamp(first, longest);
+        self.due = Instant::now() + pause;
+        self.pause = (pause * 2).min(longest);
+        pause
+    }
+}
+
+impl Purger {
+    /// `creator` tells this process's locks from others'; `flattener` goes on with the flattens
+    /// that are recorded in the same objects.
+    pub fn new(creator: &Creator, instance: &str, flattener: &Flattener) -> Self {
+        Self(Arc::new(Shared {
+            creator: creator.clone(),
+            instance: instance.to_owned(),
+            flattener: flattener.clone(),
+            state: Mutex::default(),
+        }))
+    }
+
+    /// Who takes locks.
+    pub(super) fn creator(&self) -> &Creator {
+        &self.0.creator
+    }
+
+    /// `--instanceid`.
+    pub(super) fn instance(&self) -> &str {
+        &self.0.instance
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call has brought a key: whatever waits in this pool, and in the other pools of its cluster
+    /// that this process knows, goes on. It is looked for at the first call, and again after
+    /// a while.
+    pub fn resume(&self, journal: &Journal, reach: &Reach) {
+        self.0.creator.know(journal.pool().connection());
+        let here = Place::of(journal);
+        let mut due = Vec::new();
+        {
+            let mut state = self.state();
+            for collection in [Collection::Volumes, Collection::Snapshots] {
+                let place = Place { collection, ..here.clone() };
+                state.places.entry(place).or_insert_with(|| Queue::new(reach)).reach = reach.clone();
+            }
+            for (place, queue) in state.places.iter_mut().filter(|(place, _)| place.fsid == here.fsid) {
+                if queue.looked.is_none_or(|looked| looked.elapsed() >= LOOK_AGAIN) {
+                    queue.looked = Some(Instant::now());
+                    due.push(place.clone());
                 }
             }
-        });
+        }
+        for place in due {
+            let purger = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = purger.look(&place).await {
+                    tracing::warn!(%error, "could not read which images wait for their purge");
+                    if let Some(queue) = purger.state().places.get_mut(&place) {
+                        queue.looked = None;
+                    }
+                }
+            });
+        }
+    }
+
+    /// Finds what waits in a place.
+    async fn look(&self, place: &Place) -> Result<()> {
+        let Some(journal) = self.journal(place).await? else {
+            self.forget(place);
+            return Ok(());
+        };
+        let left = record::left(&journal).await?;
+        for id in &left.purges {
+            self.queue(place, id.clone(), false);
+        }
+        let reach = self.state().places.get(place).map(|queue| queue.reach.clone());
+        if let Some(reach) = reach {
+            for (id, value) in &left.flattens {
+                self.0.flattener.resume(&journal, &reach, id, value).await?;
+            }
+        }
+        let unswept = |queue: &mut Queue| !std::mem::replace(&mut queue.swept, true);
+        if self.state().places.get_mut(place).is_some_and(unswept) {
+            owner::sweep(&journal, &left.purges).await?;
+        }
+        Ok(())
     }
 
     /// Makes sure, once and in the background, that a volume that is about to be created
     /// can be deleted from a full pool.
     pub fn make_ready(&self, journal: &Journal) {
-        if !guard(&self.ready).insert(place(journal)) {
+        let place = Place::of(journal);
+        let unready = |queue: &mut Queue| !std::mem::replace(&mut queue.ready, true);
+        if !self.state().places.get_mut(&place).is_some_and(unready) {
             return;
         }
         let (purger, journal) = (self.clone(), journal.clone());
         tokio::spawn(async move {
             if let Err(error) = journal.pool().prepare_trash().await {
                 tracing::debug!(%error, "the pool's trash could not be prepared");
-                guard(&purger.ready).remove(&place(&journal));
+                if let Some(queue) = purger.state().places.get_mut(&place) {
+                    queue.ready = false;
+                }
             }
         });
     }
 
-    /// Purges a recorded image in the background.
+    /// Purges a recorded image in the background, now.
     pub fn start(&self, journal: &Journal, id: ImageId) {
-        let queued = (place(journal), id);
-        if !guard(&self.queued).insert(queued.clone()) {
-            return;
-        }
-        metrics::purge_backlog(1);
-        let (purger, journal) = (self.clone(), journal.clone());
-        tokio::spawn(async move {
-            purger.until_gone(&journal, &queued.1).await;
-            guard(&purger.queued).remove(&queued);
-            metrics::purge_backlog(-1);
-        });
-    }
-
-    async fn until_gone(&self, journal: &Journal, id: &ImageId) {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let Ok(slot) = self.slots.acquire().await else { return };
-            let outcome = purge(journal, id, &self.identity).await;
-            drop(slot);
-            let Err(error) = outcome else { return };
-            tracing::warn!(image_id = id.as_str(), %error, pause_secs = pause.as_secs(), "a deleted image stays in the trash for now");
-            if journal.pool().connection().is_dead() {
-                // The next RPC for this pool brings a live connection and resumes.
-                return;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+        let place = Place::of(journal);
+        let known = self.state().places.keys().find(|known| known.fsid == place.fsid).cloned();
+        match known {
+            Some(known) => self.wake(place, id, &known),
+            None => tracing::debug!(image_id = id.as_str(), "recorded; the next call purges it"),
         }
     }
-}
 
-/// Out of the trash, then out of the record.
-///
-/// A record whose image is not in the trash was written by a DeleteVolume that stopped
-/// before the move; its repeat goes on with it, as long as the journal has the volume.
-/// When it has not, somebody took the image back out of the trash: the record goes, so
-/// that the image is not purged when that person deletes it one day.
-async fn purge(journal: &Journal, id: &ImageId, identity: &str) -> Result<()> {
-    let pool = journal.pool();
-    if pool.trash_entry(id).await?.is_none() && pool.image_header(id, &[]).await?.is_some() {
-        tracing::info!(image_id = id.as_str(), "recorded for its purge but not in the trash: left alone");
-        return forget_restored(journal, id).await;
-    }
-    // librbd would wait half a minute for the lock of a dead client, and hold a slot meanwhile.
-    let watchers = watch::without_mirroring(pool, watch::others(pool, id).await?).await?;
-    if !watchers.is_empty() {
-        let text = format!("image id {} is still watched by {}", id.as_str(), watch::describe(&watchers));
-        return Err(Error::new(Kind::InUse, text));
-    }
-    take(journal, id, identity).await?;
-    tokio::select! {
-        purged = pool.purge(id) => purged?,
-        lost = hold_on(journal, id, identity) => return Err(lost),
-    }
-    let op = WriteOp::new().omap_remove([key(id).as_str()]);
-    let op = lock::give_back(op, &key(id), identity);
-    match pool.write("journal forget purge", journal.directory(), op).await {
-        // Not ours any more: somebody who took it over forgets it.
-        Err(error) if !error.is(libc::ENOENT) => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-async fn forget_restored(journal: &Journal, id: &ImageId) -> Result<()> {
-    let key = key(id);
-    let values = journal.pool().omap_get("journal read purge", journal.directory(), &[&key]).await?;
-    let Some(value) = values.get(&key) else { return Ok(()) };
-    let record: serde_json::Value = serde_json::from_slice(value).unwrap_or_default();
-    let Some(uuid) = record["uuid"].as_str().and_then(|text| Uuid::try_parse(text).ok()) else {
-        return Ok(());
-    };
-    if journal.entry(uuid).await?.is_some() {
-        return Ok(());
-    }
-    let op = WriteOp::new().omap_equals(key.as_str(), value.as_slice()).omap_remove([key.as_str()]);
-    match journal.pool().write("journal forget purge", journal.directory(), op).await {
-        Err(error) if !error.is(libc::ECANCELED) => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-/// Makes this the only process that purges the image. librbd 16 stops its whole process
-/// by an assertion (TrimRequest.cc) when two of them remove one image.
-async fn take(journal: &Journal, id: &ImageId, identity: &str) -> Result<()> {
-    let (pool, directory, lock) = (journal.pool(), journal.directory(), key(id));
-    let op = || lock::take_for(WriteOp::new().assert_exists(), &lock, identity, OURS_FOR);
-    match pool.write("journal own purge", directory, op()).await {
-        Err(error) if error.is(libc::EBUSY) => {}
-        taken => return Ok(taken?),
-    }
-    if let Some(holder) = pool.lock_holder(directory, &lock).await? {
-        if holder.cookie != identity {
-            let text = format!("image id {} is being purged by {}", id.as_str(), holder.address);
-            return Err(Error::new(Kind::Busy, text));
-        }
-        pool.break_lock(directory, &lock, &holder).await?;
-    }
-    Ok(pool.write("journal own purge", directory, op()).await?)
-}
-
-/// Never returns while the purge stays ours.
-async fn hold_on(journal: &Journal, id: &ImageId, identity: &str) -> Error {
-    loop {
-        tokio::time::sleep(HOLD_ON_EVERY).await;
-        let op = lock::take_for(WriteOp::new().assert_exists(), &key(id), identity, OURS_FOR);
-        if let Err(error) = journal.pool().write("journal own purge", journal.directory(), op).await
-            && error.is(libc::EBUSY)
+    /// The same for a place that may be new; its cluster is reached as `from` is.
+    pub(super) fn wake(&self, place: Place, id: ImageId, from: &Place) {
         {
-            return error.into();
+            let mut state = self.state();
+            let Some(reach) = state.places.get(from).map(|queue| queue.reach.clone()) else { return };
+            state.places.entry(place.clone()).or_insert_with(|| Queue::new(&reach));
         }
+        self.queue(&place, id, true);
+    }
+
+    /// An image's clone is gone or has all data of its own: whoever waits for that goes on.
+    /// `journal` is the one that the clone belonged to.
+    ///
+    /// # Errors
+    /// What Ceph answers.
+    pub async fn clone_left(&self, journal: &Journal, child: &record::Record) -> Result<()> {
+        if let Some((place, id)) = super::parent::after_child(self, journal, child).await? {
+            self.wake(place, id, &Place::of(journal));
+        }
+        Ok(())
+    }
+
+    fn queue(&self, place: &Place, id: ImageId, now: bool) {
+        let mut state = self.state();
+        let Some(queue) = state.places.get_mut(place) else { return };
+        match queue.items.get_mut(&id) {
+            Some(item) if now => item.wake(),
+            Some(_) => {}
+            None => drop(queue.items.insert(id, Item::new())),
+        }
+        queue.wake.notify_one();
+        if !std::mem::replace(&mut queue.runs, true) {
+            tokio::spawn(self.clone().run(place.clone()));
+        }
+    }
+
+    /// A place's task.
+    async fn run(self, place: Place) {
+        loop {
+            match self.next(&place) {
+                Next::End => return,
+                Next::Wait(until, wake) => {
+                    let until = until.unwrap_or_else(|| Instant::now() + LOOK_AGAIN);
+                    let _ = tokio::time::timeout_at(until.into(), wake.notified()).await;
+                }
+                Next::Try(id, slots) => {
+                    let Ok(slot) = slots.acquire_owned().await else { return };
+                    let (purger, place) = (self.clone(), place.clone());
+                    tokio::spawn(async move {
+                        purger.attempt(&place, &id).await;
+                        drop(slot);
+                    });
+                }
+            }
+        }
+    }
+
+    fn next(&self, place: &Place) -> Next {
+        let mut state = self.state();
+        let slots =
+            state.slots.entry(place.fsid.clone()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE)));
+        let slots = slots.clone();
+        state.places.get_mut(place).map_or(Next::End, |queue| queue.next(&slots))
+    }
+
+    async fn attempt(&self, place: &Place, id: &ImageId) {
+        let work = {
+            let (purger, place, id) = (self.clone(), place.clone(), id.clone());
+            async move { attempt::attempt(&purger, &place, &id).await }
+        };
+        // A task of its own: a panic in it is an error of this image alone.
+        let outcome = tokio::spawn(work).await.unwrap_or_else(|panic| {
+            Err(Error::new(
+                Kind::Internal,
+                format!("the purge of image id {} panicked: {panic}", id.as_str()),
+            ))
+        });
+        match outcome {
+            Ok(Outcome::PoolGone) => self.forget(place),
+            outcome => self.settle(place, id, outcome),
+        }
+    }
+
+    fn settle(&self, place: &Place, id: &ImageId, outcome: Result<Outcome>) {
+        let mut state = self.state();
+        let Some(queue) = state.places.get_mut(place) else { return };
+        let late = matches!(&outcome, Err(error) if error.kind == Kind::Timeout);
+        queue.late = if late { queue.late + 1 } else { 0 };
+        if queue.late >= LATE_AT_MOST {
+            queue.rest_until = Some(Instant::now() + REST);
+        }
+        queue.wake.notify_one();
+        let Some(item) = queue.items.get_mut(id) else { return };
+        item.running = false;
+        let woken = std::mem::take(&mut item.again);
+        let image_id = id.as_str();
+        match outcome {
+            Ok(Outcome::Done | Outcome::PoolGone) if !woken => queue.remove(id),
+            Ok(Outcome::Done | Outcome::PoolGone) => {}
+            Ok(Outcome::Later(wait, text)) => {
+                let pause = match wait {
+                    Wait::Clones => item.later(Purge::WaitingForClones, CLONES_FIRST, CLONES_LONGEST),
+                    Wait::Blocked => item.later(Purge::Blocked, FIRST_PAUSE, LONGEST_PAUSE),
+                };
+                if item.told != text {
+                    tracing::info!(
+                        image_id,
+                        pause_secs = pause.as_secs(),
+                        "a deleted image stays in the trash for now: {text}"
+                    );
+                    item.told = text;
+                }
+                if woken {
+                    item.wake();
+                }
+            }
+            Err(error) => {
+                let pause = item.later(Purge::Queued, FIRST_PAUSE, LONGEST_PAUSE);
+                tracing::warn!(image_id, %error, pause_secs = pause.as_secs(), "a deleted image stays in the trash for now");
+            }
+        }
+    }
+
+    /// The pool of a place is gone, and with it all that waited there.
+    fn forget(&self, place: &Place) {
+        let mut state = self.state();
+        let Some(mut queue) = state.places.remove(place) else { return };
+        let ids: Vec<ImageId> = queue.items.keys().cloned().collect();
+        for id in &ids {
+            queue.remove(id);
+        }
+        queue.wake.notify_one();
+        tracing::info!(
+            pool_id = place.pool_id,
+            purges = ids.len(),
+            "a pool is gone, and with it what was to be purged there"
+        );
+    }
+
+    /// The journal of a place through the background client, with the key that a call brought last;
+    /// `None` when the pool is gone.
+    pub(super) async fn journal(&self, place: &Place) -> Result<Option<Journal>> {
+        let reach = self.state().places.get(place).map(|queue| queue.reach.clone());
+        let Some(reach) = reach else { return Ok(None) };
+        let pool = reach.background_by_id(place.pool_id, &place.namespace).await?;
+        Ok(pool.map(|pool| {
+            self.0.creator.know(pool.connection());
+            Journal::new(&pool, place.collection, &self.0.instance)
+        }))
+    }
+
+    /// How long it is known that this client owns the lock of an image and does not watch it.
+    pub(super) fn seen_for(&self, place: &Place, id: &ImageId, owner: &str) -> Duration {
+        let mut state = self.state();
+        let item = state.places.get_mut(place).and_then(|queue| queue.items.get_mut(id));
+        let Some(item) = item else { return Duration::ZERO };
+        match &item.seen {
+            Some((seen, since)) if seen == owner => since.elapsed(),
+            _ => {
+                item.seen = Some((owner.to_owned(), Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// To be held while a clone of this parent is removed.
+    pub(super) fn leaves(&self, journal: &Journal, parent: &ParentImage) -> Leaving {
+        let key = (journal.pool().connection().fsid_text().to_owned(), parent.clone());
+        *self.state().parents.entry(key.clone()).or_default() += 1;
+        Leaving { purger: self.clone(), key }
+    }
+
+    /// Whether a clone of this parent is being removed.
+    pub(super) fn others_leave(&self, pool: &Pool, parent: &ParentImage) -> bool {
+        let key = (pool.connection().fsid_text().to_owned(), parent.clone());
+        self.state().parents.contains_key(&key)
     }
 }
 
-fn guard<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// A clone of an image is being removed; until dropped.
+pub(super) struct Leaving {
+    purger: Purger,
+    key: (String, ParentImage),
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let mut state = self.purger.state();
+        if let Some(count) = state.parents.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                state.parents.remove(&self.key);
+            }
+        }
+    }
 }

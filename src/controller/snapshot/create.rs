@@ -35,14 +35,14 @@ pub async fn create(
         resolver.connect_for(&source.cluster_id, &request.secrets, Kind::Precondition).await?;
     let absent = || Error::new(Kind::NotFound, format!("source Volume ID {source} not found"));
     let pool = connection.pool_by_id(source.pool_id, &cluster.rados_namespace).await?.ok_or_else(absent)?;
-    let journal = controller.open_journal(&pool, Collection::Snapshots);
+    let reach = Reach::new(&resolver.connections, &cluster, &credentials);
+    let journal = controller.open_journal(&pool, Collection::Snapshots, &reach);
     let lookup = Lookup {
         config: &resolver.config,
         cluster: &cluster,
         connection: &connection,
         instance: &resolver.instance,
     };
-    let reach = Reach::new(&resolver.connections, &cluster, &credentials);
     let making =
         Making { controller, request, source, parameters, journal: &journal, reach: &reach, progress };
     making

@@ -16,7 +16,8 @@ use crate::ceph::{
 };
 use crate::controller::create::clone::{self, Parent};
 use crate::controller::create::leftover::{self, Origin};
-use crate::controller::delete::purge::{self, Purger};
+use crate::controller::delete::discard::Discard;
+use crate::controller::delete::purge::Purger;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::lock_owner;
 use crate::volume::journal::{Entry, Journal};
@@ -228,15 +229,13 @@ impl Point<'_> {
     /// What Ceph answers; calling again goes on.
     pub async fn roll_back(&self, journal: &Journal, entry: &Entry, purger: &Purger) -> Result<()> {
         let image = self.find().await?;
-        if let Some((id, _)) = &image {
-            purge::record(journal, id, &self.names.image, entry).await?;
-            self.pool.trash_move(&self.names.image, id).await?;
+        if let Some((id, header)) = &image {
+            let (pool, name) = (self.pool, self.names.image.as_str());
+            let discard = Discard { journal, pool, name, id, header: Some(header), entry };
+            discard.run(purger).await?;
         }
         if let Some(mark) = self.standing_mark().await? {
             self.remove_mark(&mark).await?;
-        }
-        if let Some((id, _)) = image {
-            purger.start(journal, id);
         }
         Ok(())
     }

@@ -6,8 +6,10 @@
 //! creator holds an exclusive RADOS lock (cls_lock) on the uuid object from the
 //! reservation to the recorded image id; taking and giving it back ride on
 //! operations that are there anyway. A holder that is our own predecessor (same
-//! pod, same socket) is dead, since a live one would still own the socket. Any
-//! other is left alone for a while, then fenced on the cluster's blocklist, as
+//! pod, same socket) is dead, since a live one would still own the socket. But this
+//! process may have several clients (users, keys, the background's), and one of those lives:
+//! its lock is taken away without a fence, which would cut off all that it does. Any
+//! other holder is left alone for a while, then fenced on the cluster's blocklist, as
 //! rbd itself breaks a lock: after that nothing it still sends takes effect.
 
 use std::collections::HashSet;
@@ -18,11 +20,12 @@ use uuid::Uuid;
 
 use super::{Journal, Reservation};
 use crate::ceph::lock::{self, Holder};
-use crate::ceph::{CephError, WriteOp};
+use crate::ceph::{CephError, Connection, WriteOp};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::operation::Progress;
 
-const LOCK: &str = "rbd-csi.create";
+/// The lock's name.
+pub const LOCK: &str = "rbd-csi.create";
 const POLL: Duration = Duration::from_millis(250);
 
 /// Who creates: this process, told from every other that lives.
@@ -33,6 +36,8 @@ pub struct Creator {
     grace: Duration,
     /// What this process is making: the lock tells clients apart, not operations.
     making: Arc<Mutex<HashSet<Uuid>>>,
+    /// The numbers of all Ceph clients that this process has had.
+    clients: Arc<Mutex<HashSet<u64>>>,
 }
 
 /// One creation of this process; ends when dropped.
@@ -51,7 +56,29 @@ impl Creator {
     /// `identity` must differ between any two processes that run at once, and be
     /// the same for a process and the one that is started in its place.
     pub fn new(identity: impl Into<String>, grace: Duration) -> Self {
-        Self { identity: identity.into(), grace, making: Arc::default() }
+        Self { identity: identity.into(), grace, making: Arc::default(), clients: Arc::default() }
+    }
+
+    /// What tells this process from others.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Remembers a client as this process's own; before it takes its first lock.
+    pub fn know(&self, connection: &Connection) {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).insert(connection.instance_id());
+    }
+
+    /// Whether the holder of a lock is this process, or the one in whose place it was started.
+    pub fn is_us(&self, holder: &Holder) -> bool {
+        holder.cookie == self.identity
+    }
+
+    /// Whether the holder is a client of this very process.
+    pub fn is_own_client(&self, holder: &Holder) -> bool {
+        let number = holder.client.strip_prefix("client.").and_then(|number| number.parse().ok());
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_us(holder) && number.is_some_and(|number| clients.contains(&number))
     }
 
     fn making(&self) -> MutexGuard<'_, HashSet<Uuid>> {
@@ -101,6 +128,7 @@ impl Journal {
         let entry = &reservation.entry;
         let object = self.object(entry.uuid);
         let since = Instant::now();
+        creator.know(self.pool.connection());
         loop {
             let op =
                 WriteOp::new().assert_exists().omap_equals(self.collection.name_key(), entry.name.as_bytes());
@@ -111,7 +139,10 @@ impl Journal {
                 Err(_) => {}
             }
             let Some(holder) = self.pool.lock_holder(&object, LOCK).await? else { continue };
-            if holder.cookie == creator.identity {
+            if creator.is_own_client(&holder) {
+                // `begin` has proven that no operation of this process is at work on it.
+                self.break_lock_of(&object, &holder).await?;
+            } else if creator.is_us(&holder) {
                 // Our predecessor is gone, but what it sent last may still be under way.
                 self.fence_or_break(&object, &holder).await?;
             } else if !self.unfinished(reservation).await? {
@@ -135,13 +166,15 @@ impl Journal {
 
     async fn fence_or_break(&self, object: &str, holder: &Holder) -> Result<()> {
         match self.fence(object, holder).await {
-            Err(error) if error.kind == Kind::Busy => {
-                match self.pool.break_lock(object, LOCK, holder).await {
-                    Err(CephError { errno: libc::ENOENT, .. }) | Ok(()) => Ok(()),
-                    Err(error) => Err(error.into()),
-                }
-            }
+            Err(error) if error.kind == Kind::Busy => self.break_lock_of(object, holder).await,
             fenced => fenced,
+        }
+    }
+
+    async fn break_lock_of(&self, object: &str, holder: &Holder) -> Result<()> {
+        match self.pool.break_lock(object, LOCK, holder).await {
+            Err(CephError { errno: libc::ENOENT, .. }) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -154,10 +187,7 @@ impl Journal {
             }
             Err(error) => return Err(error.into()),
         }
-        match self.pool.break_lock(object, LOCK, holder).await {
-            Err(CephError { errno: libc::ENOENT, .. }) | Ok(()) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        self.break_lock_of(object, holder).await
     }
 }
 

@@ -81,6 +81,15 @@ impl Journal {
             .omap_set([(delete_key(&entry.name), mark.into_bytes())])
     }
 
+    /// Adds taking such a mark back; the whole operation fails with ECANCELED when there is none.
+    pub fn unmark_deletion(&self, op: WriteOp, entry: &Entry, id: &ImageId) -> WriteOp {
+        if entry.name.is_empty() {
+            return op;
+        }
+        let (key, mark) = (delete_key(&entry.name), format!("{}/{}", entry.uuid, id.as_str()));
+        op.omap_equals(&key, mark).omap_remove([key.as_str()])
+    }
+
     async fn remove_key(&self, uuid: Uuid, name: &str) -> Result<()> {
         let key = self.collection.directory_key(name);
         let (intent, delete) = (intent_key(name), delete_key(name));
