@@ -31,7 +31,6 @@ impl Encoder {
         self
     }
 
-    #[cfg(test)]
     pub fn u64(mut self, value: u64) -> Self {
         self.0.extend_from_slice(&value.to_le_bytes());
         self

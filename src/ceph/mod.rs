@@ -5,6 +5,7 @@
 //! `aio` (objects, asynchronous) and `connection` (all else, on threads).
 
 mod aio;
+mod ancestry;
 mod children;
 mod connect;
 mod connection;
@@ -29,6 +30,7 @@ mod trash;
 mod watchers;
 mod write_op;
 
+pub use ancestry::{Moment, Origin};
 pub use connection::Connection;
 pub use connections::{Connections, Credentials};
 pub use error::{CephError, Result};
