@@ -124,7 +124,7 @@ pub async fn without_mirroring(pool: &Pool, mut watchers: Vec<Watcher>) -> Resul
 
 /// A kernel client's watch, which is never rbd-mirror's. libceph numbers its requests of
 /// its own from `CEPH_LINGER_ID_START`; librados gives pointers, which are below that.
-fn is_kernel(watcher: &Watcher) -> bool {
+pub fn is_kernel(watcher: &Watcher) -> bool {
     watcher.cookie >= 0xffff_0000_0000_0000
 }
 
