@@ -92,6 +92,7 @@ unsafe extern "C" {
     pub fn rados_ioctx_create2(cluster: rados_t, id: i64, io: *mut rados_ioctx_t) -> c_int;
     pub fn rados_ioctx_destroy(io: rados_ioctx_t);
     pub fn rados_ioctx_set_namespace(io: rados_ioctx_t, namespace: *const c_char);
+    pub fn rados_ioctx_snap_set_read(io: rados_ioctx_t, snap: u64);
     pub fn rados_set_pool_full_try(io: rados_ioctx_t);
     pub fn rados_aio_ioctx_selfmanaged_snap_create(
         io: rados_ioctx_t,

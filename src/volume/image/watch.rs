@@ -123,7 +123,7 @@ pub async fn without_mirroring(pool: &Pool, mut watchers: Vec<Watcher>) -> Resul
 }
 
 /// A kernel client's watch, which is never rbd-mirror's.
-fn is_kernel(watcher: &Watcher) -> bool {
+pub fn is_kernel(watcher: &Watcher) -> bool {
     is_kernels(watcher.cookie)
 }
 
