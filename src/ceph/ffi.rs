@@ -86,6 +86,7 @@ unsafe extern "C" {
     ) -> c_int;
     pub fn rados_buffer_free(buffer: *mut c_char);
 
+    pub fn rados_pool_list(cluster: rados_t, buffer: *mut c_char, length: usize) -> c_int;
     pub fn rados_pool_lookup(cluster: rados_t, name: *const c_char) -> i64;
     pub fn rados_pool_reverse_lookup(cluster: rados_t, id: i64, buffer: *mut c_char, length: usize) -> c_int;
     pub fn rados_ioctx_create2(cluster: rados_t, id: i64, io: *mut rados_ioctx_t) -> c_int;

@@ -49,5 +49,5 @@ pub use open::{Image, OpenMode};
 pub use pool::Pool;
 pub use read_op::{Omap, ReadOp, ReadResult, ReadResults};
 pub use trash::{TrashEntry, TrashState};
-pub use watchers::Watcher;
+pub use watchers::{Watch, Watcher};
 pub use write_op::WriteOp;
