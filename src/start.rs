@@ -134,6 +134,7 @@ fn routes(
 ) -> Routes {
     let resolver = Resolver { connections: connections.clone(), config, instance: options.instance.clone() };
     let operations = Operations::default();
+    let kube = options.kubernetes.as_ref().map(|api| Kube::new(&api.host, api.port, &api.account));
     let controller = options.controller.then(|| {
         let controller = ControllerOptions {
             cluster_name: options.cluster_name.clone(),
@@ -141,7 +142,7 @@ fn routes(
             identity: listener.identity(&options.host_name),
             takeover_grace: options.takeover_grace,
         };
-        Controller::new(controller, resolver.clone(), operations.clone())
+        Controller::new(controller, resolver.clone(), operations.clone()).with_kube(kube.clone())
     });
     let node = options.node.then(|| {
         let map_with = match options.map_with {
@@ -151,11 +152,7 @@ fn routes(
         let node = NodeOptions { node_id: options.node_id.clone(), map_with, scratch: std::env::temp_dir() };
         Node::new(node, resolver.clone(), operations.clone())
     });
-    let attacher = options.kubernetes.as_ref().map(|api| {
-        let kube = Kube::new(&api.host, api.port, &api.account);
-        Attacher::new(kube)
-    });
-    csi::routes(&options.driver_name, controller, attacher, node, health)
+    csi::routes(&options.driver_name, controller, kube.map(Attacher::new), node, health)
 }
 
 /// Lets the kubelet find this node plugin, if that was asked for.

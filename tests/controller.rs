@@ -13,6 +13,8 @@ mod budget;
 mod ceph_conf;
 #[path = "controller/crash.rs"]
 mod crash;
+#[path = "controller/expand.rs"]
+mod expand;
 #[path = "controller/failing.rs"]
 mod failing;
 #[path = "controller/fixture.rs"]
@@ -23,6 +25,8 @@ mod inside;
 mod legacy;
 #[path = "controller/life.rs"]
 mod life;
+#[path = "controller/list.rs"]
+mod list;
 #[path = "controller/metrics.rs"]
 mod metrics;
 #[path = "controller/mirror.rs"]

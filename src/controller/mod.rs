@@ -5,13 +5,16 @@
 //! `delete` and `resolve`.
 
 pub mod ask;
+pub mod change;
 pub mod create;
 pub mod delete;
+mod unmerged;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ceph::{Connection, Pool};
+use crate::kube::Kube;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::{self, VolumeId};
 use crate::volume::image::resolve::Resolver;
@@ -47,6 +50,8 @@ pub struct Controller {
     operations: Operations,
     purger: Purger,
     creator: Creator,
+    /// Where the secrets lie that config.json names, if there is a Kubernetes.
+    kube: Option<Kube>,
 }
 
 impl Controller {
@@ -54,7 +59,12 @@ impl Controller {
     pub fn new(options: ControllerOptions, resolver: Resolver, operations: Operations) -> Self {
         let creator = Creator::new(&options.identity, options.takeover_grace);
         let purger = Purger::new(&options.identity);
-        Self { options: Arc::new(options), resolver, operations, purger, creator }
+        Self { options: Arc::new(options), resolver, operations, purger, creator, kube: None }
+    }
+
+    /// The same, with a Kubernetes that keeps the secrets that config.json names.
+    pub fn with_kube(self, kube: Option<Kube>) -> Self {
+        Self { kube, ..self }
     }
 
     /// CreateVolume.

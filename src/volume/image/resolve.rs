@@ -32,6 +32,8 @@ pub struct Resolved {
     pub cluster: ClusterEntry,
     /// Whose key was used.
     pub credentials: Credentials,
+    /// What the journal holds for it; `None` for a static volume.
+    pub entry: Option<Entry>,
     /// The image's pool.
     pub pool: Pool,
     /// The image's name.
@@ -99,9 +101,11 @@ impl Resolver {
             .clone()
             .or_else(|| context.get("imageName").cloned())
             .unwrap_or_else(|| format!("csi-vol-{}", id.uuid));
-        let (image_id, header) =
-            find_image(&pool, &image, entry.image_id, metadata).await?.ok_or_else(|| absent(handle))?;
-        Ok(Resolved { cluster, credentials, pool, image, image_id, header, is_static: false })
+        let (image_id, header) = find_image(&pool, &image, entry.image_id.clone(), metadata)
+            .await?
+            .ok_or_else(|| absent(handle))?;
+        let entry = Some(entry);
+        Ok(Resolved { cluster, credentials, entry, pool, image, image_id, header, is_static: false })
     }
 
     /// Topology volumes of old releases have their keys in the journal pool and
@@ -155,6 +159,7 @@ impl Resolver {
         Ok(Resolved {
             cluster,
             credentials,
+            entry: None,
             pool,
             image: handle.to_owned(),
             image_id,

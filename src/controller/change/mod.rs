@@ -1,0 +1,3 @@
+//! A volume that exists is changed: it grows (`expand`).
+
+pub mod expand;
