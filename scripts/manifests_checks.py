@@ -15,8 +15,8 @@ from yamllint.config import YamlLintConfig
 
 # The oldest and the newest that are supported; docs/support.md has the list, deploy/rbd/README.md the reasons.
 KUBERNETES = ("1.29", "1.36")
-# Kinds of operators, which the Kubernetes schemas do not have.
-FOREIGN = {"ServiceMonitor"}
+# Kinds of operators and of snapshots, which the Kubernetes schemas do not have.
+FOREIGN = {"ServiceMonitor", "VolumeSnapshot", "VolumeSnapshotClass"}
 # What no `kubectl apply` can change of what ceph-csi has deployed: kind, name, path, value.
 IMMUTABLE = (
     ("CSIDriver", "rbd.csi.ceph.com", "spec.attachRequired", True),
@@ -113,6 +113,69 @@ VARIATIONS = (
         {"storageClass": {"create": True, "clusterID": "one"}},
         refused="storageClass.pool",
     ),
+    Variation(
+        "a class of snapshots",
+        {
+            "driverName": "rbd.example.com",
+            "volumeSnapshotClass": {"create": True, "clusterID": "one", "snapshotNamePrefix": "nightly-"},
+        },
+        namespace="storage",
+        has=['snapshotNamePrefix: "nightly-"'],
+        objects=[
+            ("VolumeSnapshotClass", "csi-rbdplugin-snapclass", "driver", "rbd.example.com"),
+            ("VolumeSnapshotClass", "csi-rbdplugin-snapclass", "deletionPolicy", "Delete"),
+            (
+                "VolumeSnapshotClass",
+                "csi-rbdplugin-snapclass",
+                "parameters",
+                {
+                    "clusterID": "one",
+                    "snapshotNamePrefix": "nightly-",
+                    "csi.storage.k8s.io/snapshotter-secret-name": "csi-rbd-secret",
+                    "csi.storage.k8s.io/snapshotter-secret-namespace": "storage",
+                },
+            ),
+        ],
+    ),
+    Variation(
+        "a class of snapshots without cluster",
+        {"volumeSnapshotClass": {"create": True}},
+        refused="volumeSnapshotClass.clusterID",
+    ),
+    Variation(
+        "a cluster without kinds of snapshots",
+        {"provisioner": {"snapshotter": {"enabled": False}}},
+        has=["name: csi-resizer\n", "name: csi-attacher\n"],
+        lacks=["name: csi-snapshotter\n"],
+    ),
+    Variation(
+        "volumes that do not grow",
+        {"provisioner": {"resizer": {"enabled": False}}},
+        has=["name: csi-snapshotter\n"],
+        lacks=["name: csi-resizer\n"],
+    ),
+    Variation(
+        "limits of chains and snapshots",
+        {
+            "provisioner": {
+                "hardMaxCloneDepth": 14,
+                "softMaxCloneDepth": 2,
+                "maxSnapshotsOnImage": 100,
+                "minSnapshotsOnImage": 50,
+            }
+        },
+        has=[
+            "--rbdhardmaxclonedepth=14",
+            "--rbdsoftmaxclonedepth=2",
+            "--maxsnapshotsonimage=100",
+            "--minsnapshotsonimage=50",
+        ],
+    ),
+    Variation(
+        "a chain that librbd does not take",
+        {"provisioner": {"hardMaxCloneDepth": 15}},
+        refused="hardMaxCloneDepth",
+    ),
     Variation("a secret without key", {"secret": {"create": True, "userID": "a"}}, refused="secret.userKey"),
     Variation(
         "metrics off",
@@ -145,6 +208,8 @@ VARIATIONS = (
                 "affinity": {"nodeAffinity": {}},
                 "tolerations": [{"operator": "Exists"}],
                 "attacher": {"extraArgs": ["--worker-threads=20"]},
+                "snapshotter": {"extraArgs": ["--retry-interval-max=1m"]},
+                "resizer": {"extraArgs": ["--workers=20"]},
                 "podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
             },
             "topology": {"domainLabels": ["zone", "rack"]},
@@ -158,6 +223,8 @@ VARIATIONS = (
             "type: OnDelete",
             "--domainlabels=zone,rack",
             '"--log-format=json"',
+            '"--retry-interval-max=1m"',
+            '"--workers=20"',
             "release: prometheus",
             "rbd-csi-extra",
         ],
@@ -217,16 +284,22 @@ VARIATIONS = (
                 "deployController": True,
                 "provisioner": {"args": None},
                 "attacher": {"args": None},
-                "resizer": {"enabled": True},
-                "snapshotter": {"enabled": True, "args": {"enableVolumeGroupSnapshots": True}},
+                "resizer": {"args": None},
+                "snapshotter": {"args": {"enableVolumeGroupSnapshots": True}},
                 "podSecurityContext": {},
             },
-            "volumeSnapshotClass": {"create": True},
             "volumeGroupSnapshotClass": {"create": True},
             "somethingNew": 1,
         },
-        has=["--http-endpoint=:8090", "--http-endpoint=:8093", "runAsNonRoot: true"],
-        lacks=["name: csi-resizer", "name: csi-snapshotter", "name: driver-registrar"],
+        has=[
+            "--http-endpoint=:8090",
+            "--http-endpoint=:8091",
+            "--http-endpoint=:8092",
+            "--http-endpoint=:8093",
+            "--feature-gates=CSIVolumeGroupSnapshot=false",
+            "runAsNonRoot: true",
+        ],
+        lacks=["name: driver-registrar", "VolumeGroupSnapshotClass"],
     ),
     Variation(
         "ceph-csi's image",
@@ -324,6 +397,10 @@ def unexplained(ours, theirs, readme):
     kept = ours.keys() & theirs.keys()
     if not kept:
         yield "no container is both in our manifests and in ceph-csi's: has this check read the right files?"
+    # Dictionaries keep the order of the files; the sort, which of them comes first, alone.
+    order = [sorted(filter(kept.__contains__, side), key=lambda key: key[0]) for side in (ours, theirs)]
+    if order[0] != order[1]:
+        yield f"the containers do not stand in ceph-csi's order: {order[0]} and {order[1]}"
     for kind, name in sorted(ours.keys() ^ theirs.keys()):
         if name not in table:
             yield f"deploy/rbd/README.md does not say why container {name} is in one {kind} only"

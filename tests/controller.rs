@@ -37,6 +37,10 @@ mod partial;
 mod race;
 #[path = "controller/refused.rs"]
 mod refused;
+#[path = "controller/snapshot.rs"]
+mod snapshot;
+#[path = "controller/snapshot_crash.rs"]
+mod snapshot_crash;
 #[path = "controller/stop.rs"]
 mod stop;
 #[path = "controller/users.rs"]

@@ -145,11 +145,6 @@ async fn who_it_is_and_what_it_serves() {
     let text =
         refused(door.controller().list_volumes(ListVolumesRequest::default()).await, Code::Unimplemented);
     assert!(text.contains("ListVolumes") && text.contains("ControllerGetCapabilities"), "{text}");
-    let text = refused(
-        door.node().node_expand_volume(NodeExpandVolumeRequest::default()).await,
-        Code::Unimplemented,
-    );
-    assert!(text.contains("NodeExpandVolume"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,8 +189,19 @@ async fn an_id_that_nobody_made_does_not_exist() {
         (String::new(), Code::InvalidArgument),
     ] {
         let stats = NodeGetVolumeStatsRequest { volume_id: FAKE.into(), volume_path, ..Default::default() };
-        refused(door.node().node_get_volume_stats(stats).await, code);
+        refused(door.node().node_get_volume_stats(stats.clone()).await, code);
+        let NodeGetVolumeStatsRequest { volume_id, volume_path, .. } = stats;
+        let expand = NodeExpandVolumeRequest { volume_id, volume_path, ..Default::default() };
+        refused(door.node().node_expand_volume(expand).await, code);
     }
+    let range = CapacityRange { required_bytes: 2 << 30, limit_bytes: 1 << 30 };
+    let expand = NodeExpandVolumeRequest {
+        volume_id: FAKE.into(),
+        volume_path: door.path("none"),
+        capacity_range: Some(range),
+        ..Default::default()
+    };
+    refused(door.node().node_expand_volume(expand).await, Code::OutOfRange);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,7 @@ fn bash(line: &str, argument: &str) -> String {
     let plugin = examples().join("plugin");
     let program = format!(
         "cd {}; . ./shared.sh; . ./config.sh; . ./nodes.sh; . ./pods.sh; . ./objects.sh; . ./owners.sh; \
-         . ./checks.sh; check_settings; {line}",
+         . ./snapshots.sh; . ./checks.sh; . ./check-snapshots.sh; check_settings; {line}",
         plugin.display()
     );
     let output = Command::new("bash").args(["-c", &program, "bash", argument]).output().unwrap();
@@ -254,11 +254,17 @@ fn the_manifests_have_the_label_by_which_the_scripts_know_them() {
 /// Where the API server does not answer one question of several.
 #[test]
 fn a_listing_that_failed_is_no_empty_one() {
-    for question in
-        ["persistentvolumes", "pods", "storageclasses", "persistentvolumeclaims", "csinodes", "nodes"]
-    {
+    for question in [
+        "persistentvolumes",
+        "pods",
+        "storageclasses",
+        "persistentvolumeclaims",
+        "csinodes",
+        "nodes",
+        "--raw",
+    ] {
         let line = r#"asked="$1"; k() { local word; for word in "$@"; do [[ $word != "$asked" ]] || return 1; done; }
-            for f in users pools waiting_claims "cluster_users x" served_by_unknown volumes users_objects; do
+            for f in users pools waiting_claims "cluster_users x" served_by_unknown volumes users_objects snapshots; do
                 if $f >/dev/null; then echo "$f"; fi; done"#;
         let answered = bash(line, question);
         let concerned: &[&str] = match question {
@@ -266,6 +272,8 @@ fn a_listing_that_failed_is_no_empty_one() {
             "pods" => &["users"],
             "storageclasses" => &["pools", "waiting_claims", "cluster_users x", "users_objects"],
             "persistentvolumeclaims" => &["waiting_claims"],
+            // Which kinds of snapshots there are.
+            "--raw" => &["cluster_users x", "users_objects", "snapshots"],
             _ => &["served_by_unknown"],
         };
         for function in concerned {
@@ -274,8 +282,100 @@ fn a_listing_that_failed_is_no_empty_one() {
                 "{function} without {question}: {answered}"
             );
         }
-        assert_eq!(answered.lines().count(), 7 - concerned.len(), "{question}: {answered}");
+        assert_eq!(answered.lines().count(), 8 - concerned.len(), "{question}: {answered}");
     }
+}
+
+/// What an API server answers to `kubectl get --raw /apis/snapshot.storage.k8s.io/v1`.
+const KINDS: &str = r#"{"kind":"APIResourceList","groupVersion":"snapshot.storage.k8s.io/v1","resources":[{"name":"volumesnapshots"},{"name":"volumesnapshots/status"},{"name":"volumesnapshotcontents"},{"name":"volumesnapshotclasses"}]}"#;
+const NO_SUCH_GROUP: &str = "Error from server (NotFound): the server could not find the requested resource";
+
+#[test]
+fn kinds_of_snapshots_lack_only_where_the_cluster_says_so() {
+    let all = "volumesnapshotclasses, volumesnapshotcontents, volumesnapshots\n";
+    let without_classes = KINDS.replace(r#"{"name":"volumesnapshotclasses"}"#, "");
+    for (answer, status, said) in [
+        (KINDS, 0, "\n0\n".to_owned()),
+        (without_classes.as_str(), 0, "volumesnapshotclasses\n0\n".to_owned()),
+        (NO_SUCH_GROUP, 1, format!("{all}0\n")),
+        ("Unable to connect: no route to host", 1, "Unable to connect: no route to host\n1\n".to_owned()),
+    ] {
+        let line = format!(
+            r#"answer=$1; k() {{ echo "$answer"; return {status}; }}
+            missing_snapshot_kinds && status=0 || status=$?; echo $status"#
+        );
+        assert_eq!(bash(&line, answer), said, "{answer}");
+    }
+}
+
+/// What the go template writes of a driver's snapshots and classes: one that is kept, one that
+/// is being deleted.
+#[test]
+fn snapshots_and_their_classes_are_told() {
+    let stub = |lines: &str| {
+        format!(
+            r#"ANSWER=$1; k() {{ case $* in *--raw*) echo "$ANSWER" ;; *volumesnapshotclasses*) {lines} ;; *contents*)
+                echo "snapcontent-1 Delete shop/nightly - 0001-0003-one-1"; echo "snapcontent-2 Retain - deleted -" ;; esac; }};
+            kn() {{ :; }};"#
+        )
+    };
+    let classes = stub("echo 'fast csi-rbd-secret default one'; echo 'bare - - -'");
+    assert_eq!(
+        bash(&format!("{classes} users_objects"), KINDS),
+        "volumesnapshotclass fast\nsecret csi-rbd-secret --namespace default\nvolumesnapshotclass bare\n"
+    );
+    assert_eq!(
+        bash(&format!("{classes} cluster_users one"), KINDS),
+        "snapshot snapcontent-1\nsnapshotclass fast\n"
+    );
+    assert_eq!(bash(&format!("{classes} cluster_users two"), KINDS), "");
+    // In a cluster without these kinds nobody is asked for them.
+    assert_eq!(bash(&format!("{classes} snapshots; users_objects"), "{}"), "");
+}
+
+#[test]
+fn a_snapshot_controller_is_known_by_its_container() {
+    let line = r#"text=$1; k() { printf '%s\n' "$text"; }; NAMESPACE=x; check_snapshot_controller"#;
+    let other = "default/web 2 web nginx:1";
+    let runs =
+        "kube-system/snapshot-controller 1 main registry.k8s.io/sig-storage/snapshot-controller:v8.7.0";
+    let idle = "openshift/csi 0 snapshot-controller mirror/x:1";
+    let said = bash(line, &format!("{other}\n{runs}"));
+    assert_eq!(
+        said,
+        "   ok      kinds of snapshots, and the snapshot-controller kube-system/snapshot-controller\n"
+    );
+    let said = bash(line, &format!("{other}\n{idle}"));
+    assert!(
+        said.starts_with("   note    the snapshot-controller openshift/csi has no pod that is ready"),
+        "{said}"
+    );
+    let said = bash(line, other);
+    assert!(
+        said.contains("no snapshot-controller is to be seen") && said.contains("kubectl apply -k"),
+        "{said}"
+    );
+}
+
+/// The container goes as a whole, and nothing else.
+#[test]
+fn csi_snapshotter_is_left_out_of_the_manifests() {
+    let containers = |manifests: &str| -> Vec<String> {
+        let named = manifests.lines().filter_map(|line| line.strip_prefix("        - name: "));
+        named.map(str::to_owned).collect()
+    };
+    let with = bash("manifests", "");
+    let without = bash("WITHOUT_SNAPSHOTS=yes; manifests", "");
+    let mut expected = containers(&with);
+    assert!(expected.contains(&"csi-snapshotter".to_owned()), "{expected:?}");
+    expected.retain(|name| name != "csi-snapshotter");
+    assert_eq!(containers(&without), expected);
+    assert!(!without.contains("csi-snapshotter:") && !without.contains(":8092"), "{without}");
+    // The last container of a list ends with the pod's next field.
+    let last = "      containers:\n        - name: a\n          args: []\n        - name: csi-snapshotter\n          image: x\n      volumes:\n        - name: v\n";
+    let left =
+        "      containers:\n        - name: a\n          args: []\n      volumes:\n        - name: v\n";
+    assert_eq!(bash(r#"without_snapshotter <<<"${1%$'\n'}""#, last), left);
 }
 
 /// A node's folders as the kubelet makes them, and mapped images as the kernel shows them.
@@ -457,7 +557,7 @@ fn all_files_speak_of_one_cluster() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 3, "config map, class and static volume");
+    assert_eq!(seen, 4, "config map, both classes and static volume");
 }
 
 #[test]

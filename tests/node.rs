@@ -11,6 +11,8 @@ mod support;
 
 #[path = "node/driver.rs"]
 mod driver;
+#[path = "node/expand.rs"]
+mod expand;
 #[path = "node/failures.rs"]
 mod failures;
 #[path = "node/identity.rs"]
@@ -45,6 +47,13 @@ runs_inside!(
     life::one_writer_has_one_place,
     life::one_reader_has_one_place,
     life::either_mapper_takes_down_what_the_other_has_staged,
+    expand::an_ext4_grows_in_use,
+    expand::an_xfs_grows_in_use,
+    expand::a_raw_device_grows_in_use,
+    expand::a_file_system_grows_under_a_writer,
+    expand::what_is_read_only_has_nothing_to_grow,
+    expand::the_kernel_is_told_where_it_does_not_hear,
+    expand::what_cannot_grow_says_why,
     identity::a_replaced_image_is_staged_as_one_and_the_same,
     identity::a_read_only_volume_is_published_again,
     refusals::calls_in_the_wrong_order,

@@ -8,7 +8,8 @@
 #   shared.sh       settings, messages, kubectl, the manifests as they are applied
 #   checks.sh       what is asked before anything is changed; config.sh reads config.json,
 #                   owners.sh whose the objects are that stand there
-#   check-nodes.sh  the part of it that looks at the nodes, through the pods of nodes.sh
+#   check-nodes.sh  the part of it that looks at the nodes, through the pods of nodes.sh;
+#                   check-snapshots.sh what the cluster has for snapshots
 #   pods.sh         why pods are not ready, and the roll-out
 #
 # What a reader gets wrong: Deployment and DaemonSet are replaced, not applied. A merge
@@ -26,10 +27,14 @@ source "$HERE/plugin/pods.sh"
 source "$HERE/plugin/objects.sh"
 # shellcheck source=examples/rbd/plugin/owners.sh
 source "$HERE/plugin/owners.sh"
+# shellcheck source=examples/rbd/plugin/snapshots.sh
+source "$HERE/plugin/snapshots.sh"
 # shellcheck source=examples/rbd/plugin/checks.sh
 source "$HERE/plugin/checks.sh"
 # shellcheck source=examples/rbd/plugin/check-nodes.sh
 source "$HERE/plugin/check-nodes.sh"
+# shellcheck source=examples/rbd/plugin/check-snapshots.sh
+source "$HERE/plugin/check-snapshots.sh"
 
 usage() {
     cat <<'TEXT'
@@ -44,6 +49,8 @@ when something is in the way. Run it again to update the driver.
   --force               deploy although there are volumes that this version cannot serve, or
                         that need a Ceph cluster which your config map leaves out, or kubelets
                         that know the driver already from elsewhere
+  --without-snapshots   deploy without csi-snapshotter; done by itself where the cluster lacks
+                        the kinds of snapshots (snapshot.storage.k8s.io)
   --check               only look
   --skip-node-check     do not look at the nodes
 TEXT
@@ -65,6 +72,7 @@ read_options() {
             ;;
         --replace) REPLACE=yes && shift ;;
         --force) FORCE=yes && shift ;;
+        --without-snapshots) WITHOUT_SNAPSHOTS=yes && shift ;;
         --check) CHECK_ONLY=yes && shift ;;
         --skip-node-check) SKIP_NODES=yes && shift ;;
         *) if shared_option "$@"; then shift 2; else usage_error "unknown argument '$1'"; fi ;;
@@ -80,6 +88,8 @@ look_first() {
     # Without rights the other checks cannot ask.
     check_rights || stop_if_faulty
     check_others
+    # Before the manifests, which depend on it.
+    check_snapshots
     check_manifests
     check_volumes
     if [[ -n $SKIP_NODES ]]; then
@@ -213,6 +223,8 @@ what_next() {
     say "  $KUBECTL apply -f $EXAMPLES/storageclass.yaml  # clusterID and pool"
     say "  $KUBECTL apply -f $EXAMPLES/pvc.yaml -f $EXAMPLES/pod.yaml"
     say "  $KUBECTL get pvc,pod                           # Bound and Running within seconds"
+    [[ -n $WITHOUT_SNAPSHOTS ]] ||
+        say "  $KUBECTL apply -f $EXAMPLES/snapshotclass.yaml -f $EXAMPLES/snapshot.yaml"
     [[ $DRIVER_NAME = rbd.csi.ceph.com ]] ||
         say "(here $DRIVER_NAME is the provisioner in storageclass.yaml and the driver in static-pv.yaml)"
     say "When something stays Pending: $KUBECTL describe it, and docs/troubleshooting.md"

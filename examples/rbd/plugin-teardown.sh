@@ -5,7 +5,7 @@
 #
 # This file is the order of the steps; what they do is in plugin/:
 #   owners.sh    whose the objects are that stand there
-#   objects.sh   volumes, attachments and pods that use the driver
+#   objects.sh   volumes, attachments and pods that use the driver; snapshots.sh its snapshots
 #   residue.sh   what is left on nodes; on-node.sh looks for it there
 #
 # What a reader gets wrong: Ceph is never touched. Pools are shared, and an image without
@@ -17,6 +17,8 @@ source "$HERE/plugin/shared.sh"
 source "$HERE/plugin/objects.sh"
 # shellcheck source=examples/rbd/plugin/owners.sh
 source "$HERE/plugin/owners.sh"
+# shellcheck source=examples/rbd/plugin/snapshots.sh
+source "$HERE/plugin/snapshots.sh"
 # shellcheck source=examples/rbd/plugin/nodes.sh
 source "$HERE/plugin/nodes.sh"
 # shellcheck source=examples/rbd/plugin/pods.sh
@@ -31,8 +33,8 @@ usage: plugin-teardown.sh [OPTIONS]
 Removes the driver. Refuses while its volumes are in use, and names them. Never touches Ceph.
 Can be run again when it stopped half-way.
 
-  --keep-volumes        remove the driver although PersistentVolumes and claims are left;
-                        they wait for a driver of the same name
+  --keep-volumes        remove the driver although PersistentVolumes, claims and snapshots are
+                        left; they wait for a driver of the same name
   --purge-node-residue  umount and unmap volumes on nodes that no pod uses
   --keep-node-residue   leave those as they are
 TEXT
@@ -99,7 +101,7 @@ refuse_served_by_unknown() {
 }
 
 # Steps: 1 pods, which only their owner may end; 2 attachments, which follow their pods
-# within seconds; 3 volumes and claims, which would be left to nobody.
+# within seconds; 3 volumes, claims and snapshots, which would be left to nobody.
 refuse_while_used() {
     local used
     used=$(users)
@@ -156,18 +158,23 @@ take_finalizer() {
 }
 
 refuse_volumes_left() {
-    local left waiting
+    local left waiting kept
     left=$(volumes | awk '{ printf "volume %s (%s, %s), claim %s\n", $1, $2, $3, $4 }')
     waiting=$(waiting_claims | sed 's/^/waiting claim /')
+    # Taken by itself: a listing that failed must not count as an empty one.
+    kept=$(snapshots) || die "the cluster does not answer which snapshots there are; nothing was removed"
+    kept=$(awk 'NF { printf "snapshot content %s (%s), of snapshot %s\n", $1, $2, $3 }' <<<"$kept")
     left+=${left:+${waiting:+$'\n'}}$waiting
+    left+=${left:+${kept:+$'\n'}}$kept
     if [[ -z $left ]]; then
-        say "no pod, attachment, volume or claim"
+        say "no pod, attachment, volume, claim or snapshot"
     elif [[ -n $KEEP_VOLUMES ]]; then
         say "no pod and no attachment; these wait for a driver of this name (--keep-volumes):"
         show "$left"
     else
         [[ $left != *"(Released, Delete)"* ]] || left+=$'\n'"Those that are Released with the policy Delete are being deleted; '$KUBECTL describe pv' says what is in the way."
-        die "volumes are left; nothing was removed" "$left" \
+        [[ -z $kept ]] || left+=$'\n'"Delete VolumeSnapshots that are not needed, and after them contents with the policy Retain; what is in the way says '$KUBECTL describe volumesnapshotcontent'."
+        die "volumes or snapshots are left; nothing was removed" "$left" \
             "Delete claims whose data is not needed, and after them volumes with the policy Retain." \
             "--keep-volumes removes the driver all the same: they wait for one of this name."
     fi
@@ -181,19 +188,21 @@ attachments_gone() {
     return 1
 }
 
-# Kubernetes deletes a volume some seconds after its claim: waited for as long as they get fewer.
+# Kubernetes deletes a volume some seconds after its claim, and a snapshot after its
+# VolumeSnapshot: waited for as long as they get fewer.
 await_deletions() {
     local left
     while left=$(being_deleted) && ((left > 0)); do
-        say "waiting for $left volume(s) to be deleted"
+        say "waiting for $left volume(s) and snapshot(s) to be deleted"
         wait_until "$TIMEOUT" fewer_deletions "$left" || return 0
     done
 }
 
 being_deleted() {
-    local listed
+    local listed kept
     listed=$(volumes) || return 1
-    grep -c ' Released Delete ' <<<"$listed" || true
+    kept=$(snapshots) || return 1
+    awk '/ Released Delete / || $4 == "deleted" { n++ } END { print n + 0 }' <<<"$listed"$'\n'"$kept"
 }
 
 fewer_deletions() {

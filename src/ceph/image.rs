@@ -201,6 +201,17 @@ impl Pool {
         self.write("metadata remove", &id.header_object(), op).await
     }
 
+    /// Takes the parent out of an image's header (`parent_detach`), which is the last that librbd
+    /// does in a flatten; again is fine. The caller has proven that all data were copied: the
+    /// parent does not name the image as its clone any more.
+    pub async fn detach_parent(&self, id: &ImageId) -> Result<()> {
+        let op = WriteOp::new().assert_exists().exec(RBD, c"parent_detach", Vec::new());
+        match self.write("parent detach", &id.header_object(), op).await {
+            Err(error) if error.is(libc::ENOENT) => Ok(()),
+            done => done,
+        }
+    }
+
     /// Who watches the image, this client included; nobody when there is none.
     pub async fn image_watchers(&self, id: &ImageId) -> Result<Vec<Watcher>> {
         match self.watchers(&id.header_object()).await {

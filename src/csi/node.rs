@@ -19,7 +19,8 @@ use crate::node as domain;
 const LIST: &str = "NodeGetCapabilities";
 
 /// What is served.
-const SERVED: [Type; 3] = [Type::StageUnstageVolume, Type::GetVolumeStats, Type::SingleNodeMultiWriter];
+const SERVED: [Type; 4] =
+    [Type::StageUnstageVolume, Type::GetVolumeStats, Type::ExpandVolume, Type::SingleNodeMultiWriter];
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -115,9 +116,13 @@ impl Node for NodeService {
 
     async fn node_expand_volume(
         &self,
-        _: Request<proto::NodeExpandVolumeRequest>,
+        call: Request<proto::NodeExpandVolumeRequest>,
     ) -> Answer<proto::NodeExpandVolumeResponse> {
-        unserved("NodeExpandVolume", LIST)
+        let deadline = deadline::deadline(call.metadata(), deadline::NODE);
+        let request = request::expand_on_node(call.into_inner())?;
+        let size = self.0.expand(request, deadline).await?;
+        let capacity_bytes = i64::try_from(size).unwrap_or(i64::MAX);
+        Ok(Response::new(proto::NodeExpandVolumeResponse { capacity_bytes }))
     }
 
     async fn node_get_volume_health(

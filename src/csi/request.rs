@@ -11,12 +11,13 @@ use std::path::PathBuf;
 use super::capability::{capabilities, capability};
 use super::limits::{bytes, map, name, path, present, required};
 use super::proto;
-use crate::volume::error::Result;
+use crate::volume::error::{Error, Kind, Result};
 use crate::volume::journal::Origin;
 use crate::volume::request::{
-    AttachRequest, CreateRequest, DeleteRequest, DetachRequest, PublishRequest, Secrets, StageRequest,
-    StatsRequest, UnpublishRequest, UnstageRequest, ValidateRequest,
+    AttachRequest, CreateRequest, DeleteRequest, DetachRequest, ExpandOnNodeRequest, PublishRequest, Secrets,
+    StageRequest, StatsRequest, UnpublishRequest, UnstageRequest, ValidateRequest,
 };
+use crate::volume::size::CapacityRange;
 
 /// CreateVolume.
 pub(super) fn create(request: proto::CreateVolumeRequest) -> Result<CreateRequest> {
@@ -129,6 +130,28 @@ pub(super) fn stats(request: proto::NodeGetVolumeStatsRequest) -> Result<StatsRe
         volume_id: volume_id(request.volume_id)?,
         path: PathBuf::from(required("volume_path", request.volume_path)?),
         staging_path: optional_path("staging_target_path", request.staging_target_path)?,
+    })
+}
+
+/// NodeExpandVolume. Its secrets are not needed: the controller has made the image larger.
+pub(super) fn expand_on_node(request: proto::NodeExpandVolumeRequest) -> Result<ExpandOnNodeRequest> {
+    secrets(request.secrets)?;
+    let range = request.capacity_range.unwrap_or_default();
+    let range = CapacityRange {
+        required: bytes("capacity_range.required_bytes", range.required_bytes)?,
+        limit: bytes("capacity_range.limit_bytes", range.limit_bytes)?,
+    };
+    if range.limit != 0 && range.required > range.limit {
+        let text = "capacity_range: required_bytes is above limit_bytes";
+        return Err(Error::new(Kind::OutOfRange, text));
+    }
+    let given = request.volume_capability.is_some();
+    Ok(ExpandOnNodeRequest {
+        volume_id: volume_id(request.volume_id)?,
+        path: PathBuf::from(required("volume_path", request.volume_path)?),
+        staging_path: optional_path("staging_target_path", request.staging_target_path)?,
+        range,
+        capability: given.then(|| capability("volume_capability", request.volume_capability)).transpose()?,
     })
 }
 

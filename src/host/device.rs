@@ -123,7 +123,19 @@ pub fn hold(mapping: &Mapping) -> Result<File> {
 /// # Errors
 /// There is no such device.
 pub fn size(device: (u32, u32)) -> Result<u64> {
-    let file = format!("/sys/dev/block/{}:{}/size", device.0, device.1);
+    read_size(format!("/sys/dev/block/{}:{}/size", device.0, device.1))
+}
+
+/// The size of the mapping's device in bytes: what a program that opens it sees.
+///
+/// # Errors
+/// ENODEV when the device is not this mapping's any more.
+pub fn size_of(mapping: &Mapping) -> Result<u64> {
+    krbd::require(mapping, "read size")?;
+    read_size(format!("/sys/block/rbd{}/size", mapping.number))
+}
+
+fn read_size(file: String) -> Result<u64> {
     let text = fs::read_to_string(&file).map_err(|error| HostError::io("read", &*file, &error))?;
     // In sectors of 512 bytes, whatever the device's own are (Documentation/ABI/stable/sysfs-block).
     let sectors: Option<u64> = text.trim().parse().ok();

@@ -192,6 +192,29 @@ pub fn map(request: &MapRequest) -> Result<Mapping> {
     })
 }
 
+/// Has the kernel read the image's header again: it is told of a new size by its watch, which
+/// a read-only mapping does not have, and which may be late.
+///
+/// # Errors
+/// The kernel's answer; ENODEV when the device is not this mapping's any more.
+pub fn refresh(mapping: &Mapping) -> Result<()> {
+    const OP: &str = "krbd refresh";
+    let device = mapping.device().display().to_string();
+    let file = format!("{BUS}/devices/{}/refresh", mapping.number);
+    require(mapping, OP)?;
+    let written = fs::File::options().write(true).open(file).and_then(|mut file| file.write_all(b"1"));
+    written.map_err(|error| HostError::io(OP, device, &error))
+}
+
+/// The number may be another image's by now.
+pub(super) fn require(mapping: &Mapping, op: &'static str) -> Result<()> {
+    if mappings()?.iter().any(|now| now.is_same(mapping)) {
+        return Ok(());
+    }
+    Err(HostError::new(op, mapping.device().display().to_string(), libc::ENODEV)
+        .with(format!("it does not map image {} any more", mapping.image_id)))
+}
+
 /// Unmaps; a mapping that is gone already is no error. `force` lets running requests
 /// end and fails later ones, instead of refusing a device that is open.
 ///

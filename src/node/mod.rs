@@ -1,14 +1,15 @@
 //! The node's calls: each that changes something becomes an operation (`operation`).
 //!
 //! Lives here: what belongs to a call as a whole — its checks before anything is
-//! touched, its key and fingerprint. The work is in `stage`, `unstage`, `publish` and
-//! `stats`.
+//! touched, its key and fingerprint. The work is in `stage`, `unstage`, `publish`,
+//! `expand` and `stats`.
 //!
 //! What a reader gets wrong: all operations of a volume have one key, so that a volume
 //! is not published while it is unstaged; those of different volumes never wait for each
 //! other.
 
 pub mod blank;
+pub mod expand;
 pub mod host_error;
 pub mod mapping;
 pub mod publish;
@@ -24,8 +25,11 @@ use std::sync::Arc;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::resolve::Resolver;
 use crate::volume::operation::{Deadline, Operations, Request};
-use crate::volume::request::{PublishRequest, StageRequest, StatsRequest, UnpublishRequest, UnstageRequest};
+use crate::volume::request::{
+    ExpandOnNodeRequest, PublishRequest, StageRequest, StatsRequest, UnpublishRequest, UnstageRequest,
+};
 use crate::volume::servable;
+use expand::Expansion;
 use mapping::{MapWith, Mapper};
 use publish::Publication;
 use stage::Staging;
@@ -162,5 +166,28 @@ impl Node {
     /// See [`stats::stats`].
     pub async fn stats(&self, request: StatsRequest, deadline: Deadline) -> Result<Health> {
         stats::stats(&request.volume_id, &request.path, deadline).await
+    }
+
+    /// NodeExpandVolume; gives the bytes of the volume's device.
+    ///
+    /// # Errors
+    /// See [`expand::expand`].
+    pub async fn expand(&self, request: ExpandOnNodeRequest, deadline: Deadline) -> Result<u64> {
+        let staging = request.staging_path.map(|path| StagingPath::new(&request.volume_id, &path));
+        let expansion = Expansion {
+            volume_id: request.volume_id.clone(),
+            staging: staging.transpose()?,
+            path: request.path,
+            range: request.range,
+            capability: request.capability,
+        };
+        let operation = Request {
+            key: request.volume_id,
+            rpc: "NodeExpandVolume",
+            fingerprint: format!("{expansion:?}"),
+            deadline,
+        };
+        let work = move |progress| async move { expand::expand(&expansion, &progress).await };
+        self.operations.run(operation, work).await
     }
 }

@@ -13,6 +13,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::host::HostError;
 use crate::host::device::{self, Device};
+use crate::host::filesystem::FsKind;
 use crate::host::krbd::{self, Mapping};
 use crate::host::mountinfo::{self, Mount};
 use crate::host::thread::on_thread;
@@ -150,6 +151,15 @@ pub fn belongs(mapping: &Mapping, volume_id: &str, stash: Option<&Stash>) -> boo
         None => mapping.image == volume_id && stash.is_none_or(|stash| stash.is_of(mapping)),
     };
     named && mapping.snapshot.is_none()
+}
+
+/// Whether a file system of the one type may be had for the other: the kernel's ext4 code
+/// mounts all of its family.
+pub fn same_family(asked: &str, found: &str) -> bool {
+    match (FsKind::parse(asked), FsKind::parse(found)) {
+        (Some(asked), Some(found)) => asked == found || (asked.is_ext() && found.is_ext()),
+        _ => asked == found,
+    }
 }
 
 /// Where else the mapped image is mounted in this mount namespace. Copies of `but`, such

@@ -13,6 +13,7 @@ use std::time::Duration;
 pub use crate::volume::capability::{Access, AccessMode, Capability};
 use crate::volume::journal::Origin;
 pub use crate::volume::secrets::Secrets;
+use crate::volume::size::CapacityRange;
 
 /// CreateVolume.
 #[derive(Debug, Clone)]
@@ -199,6 +200,22 @@ pub struct StatsRequest {
     pub path: PathBuf,
     /// Where it was staged, when the CO says so.
     pub staging_path: Option<PathBuf>,
+}
+
+/// NodeExpandVolume.
+#[derive(Debug, Clone)]
+pub struct ExpandOnNodeRequest {
+    /// The volume's handle.
+    pub volume_id: String,
+    /// A path where it is staged or published. It may be relative, and then it is
+    /// no path of any volume.
+    pub path: PathBuf,
+    /// Where it was staged, when the CO says so.
+    pub staging_path: Option<PathBuf>,
+    /// The size that it shall have.
+    pub range: CapacityRange,
+    /// How it is used, when the CO says so.
+    pub capability: Option<Capability>,
 }
 
 /// A volume that exists.

@@ -24,6 +24,79 @@ fn steps_of_create(bench: &Bench) -> Vec<String> {
     steps
 }
 
+/// Which of the points of a sweep are tried.
+pub enum Points {
+    /// Every one.
+    All,
+    /// So many of them, drawn with this seed.
+    Some(usize, u64),
+}
+
+impl Points {
+    /// A sample, drawn anew in each run unless `SWEEP_SEED` says which; all with `SWEEP=full`.
+    pub fn sample() -> Self {
+        if std::env::var("SWEEP").is_ok_and(|value| value == "full") {
+            return Self::All;
+        }
+        let seed = std::env::var("SWEEP_SEED").ok().and_then(|seed| seed.parse().ok());
+        let now = || std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u64 % 1_000_000;
+        let seed = seed.unwrap_or_else(now);
+        println!("a sample of the sweep: SWEEP_SEED={seed}");
+        Self::Some(SAMPLE, seed)
+    }
+
+    fn of(&self, points: usize) -> Vec<usize> {
+        let Self::Some(count, seed) = self else { return (0..points).collect() };
+        // xorshift64*, enough to draw without order.
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut left: Vec<usize> = (0..points).collect();
+        let mut drawn = Vec::new();
+        while drawn.len() < *count && !left.is_empty() {
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            let number = state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+            drawn.push(left.swap_remove(number as usize % left.len()));
+        }
+        drawn.sort_unstable();
+        drawn
+    }
+}
+
+/// How many kills a sample has.
+const SAMPLE: usize = 8;
+
+/// Prepares, runs `attempt` with a kill before or after a call, and then `then` with a new
+/// driver, for the points of the trace that are asked for.
+pub fn sweep_at<T>(
+    points: Points,
+    trace: fn(&Bench) -> Vec<String>,
+    prepare: fn(&Bench) -> T,
+    attempt: fn(&Bench, &Driver, &T),
+    then: fn(&Bench, &Driver, T, &str),
+) {
+    let bench = Bench::new();
+    let steps = trace(&bench);
+    for point in points.of(steps.len() * 2) {
+        let (index, place) = (point / 2, ["before", "after"][point % 2]);
+        let name = |step: &str| step.split('\t').next().unwrap().to_owned();
+        let step = &steps[index];
+        let nth = steps[..=index].iter().filter(|other| name(other) == name(step)).count();
+        let at = format!("killed {place} {}#{nth} ({step})", name(step));
+        bench.site.arm("");
+        let prepared = prepare(&bench);
+        let mut driver = bench.start();
+        bench.site.arm(&format!("kill:{place}:{}#{nth}", name(step)));
+        attempt(&bench, &driver, &prepared);
+        assert!(driver.was_killed(KILLED), "{at}: it was not killed");
+        bench.check_that_ceph_csi_could_go_on(&at);
+        bench.site.arm("");
+        let driver = bench.start();
+        then(&bench, &driver, prepared, &at);
+        bench.wait_until_empty(&at);
+    }
+}
+
 /// Runs `attempt` with a kill before, then after each of the steps that `trace` gives, and
 /// `then` what is to be true after it, with a new driver.
 fn sweep(
@@ -62,7 +135,7 @@ fn delete_a_new_one(bench: &Bench, driver: &Driver) -> Option<String> {
 
 /// What must succeed by a driver that comes after a kill.
 #[track_caller]
-fn goes_on<T>(answer: Result<T, tonic::Status>, what: &str, at: &str) -> T {
+pub fn goes_on<T>(answer: Result<T, tonic::Status>, what: &str, at: &str) -> T {
     answer.unwrap_or_else(|status| panic!("{at}: {what}: {status}"))
 }
 

@@ -7,9 +7,14 @@ use crate::support::bench::{Bench, GIB};
 use crate::support::driver::Driver;
 use crate::support::snapshots::{Of, image_of, image_of_snapshot};
 
+/// Small, for its bytes are read again and again.
+const SIZE: i64 = 64 << 20;
+
 /// A volume with 8 MiB of data.
 fn volume(bench: &Bench, driver: &Driver, name: &str, parameters: &[(&str, &str)]) -> (String, String) {
-    let id = bench.send(driver, bench.request(name, parameters)).unwrap().volume_id;
+    let mut request = bench.request(name, parameters);
+    request.capacity_range.as_mut().unwrap().required_bytes = SIZE;
+    let id = bench.send(driver, request).unwrap().volume_id;
     let image = bench.fill(&id, 8);
     (id, format!("rbd/{image}"))
 }
@@ -23,7 +28,7 @@ fn a_snapshot_is_as_ceph_csi_makes_it() {
         let before = bench.checksum(&source);
 
         let made = bench.snapshot(&driver, "snapshot-1", &id).unwrap();
-        assert!(made.ready_to_use && made.size_bytes == GIB && made.source_volume_id == id, "{made:?}");
+        assert!(made.ready_to_use && made.size_bytes == SIZE && made.source_volume_id == id, "{made:?}");
         let uuid = &made.snapshot_id[made.snapshot_id.len() - 36..];
         let image = image_of_snapshot(&made.snapshot_id);
         let spec = format!("rbd/{image}");
@@ -63,7 +68,16 @@ fn a_snapshot_is_as_ceph_csi_makes_it() {
         assert_eq!(bench.checksum(&format!("{spec}@{image}")), before);
 
         // Again, also with a driver that knows nothing of it, and when the source has changed.
-        bench.cluster().rbd(&["bench", "--io-type", "write", "--io-size", "4K", "--io-total", "64K", &source]);
+        bench.cluster().rbd(&[
+            "bench",
+            "--io-type",
+            "write",
+            "--io-size",
+            "4K",
+            "--io-total",
+            "64K",
+            &source,
+        ]);
         assert_eq!(bench.snapshot(&driver, "snapshot-1", &id).unwrap(), made);
         assert_eq!(bench.snapshot(&bench.start(), "snapshot-1", &id).unwrap(), made);
         assert_eq!(bench.checksum(&format!("{spec}@{image}")), before);
@@ -166,7 +180,7 @@ fn a_source_that_is_missing_or_too_large_is_told() {
         assert_eq!(made.capacity_bytes, 2 * GIB);
         bench.delete(&driver, &made.volume_id).unwrap();
     }
-    crate::support::until("what was restored is gone", || bench.contents() == before);
+    bench.wait_until("what was restored is gone", || bench.contents() == before);
 }
 
 #[test]
@@ -181,7 +195,10 @@ fn a_clone_is_as_ceph_csi_makes_it() {
     let temp = format!("{image}-temp");
     assert_eq!(bench.checksum(&format!("rbd/{image}")), before);
     let info = bench.info(&format!("rbd/{image}"));
-    assert_eq!((&info["parent"]["image"], &info["parent"]["snapshot"]), (&temp.as_str().into(), &image.as_str().into()));
+    assert_eq!(
+        (&info["parent"]["image"], &info["parent"]["snapshot"]),
+        (&temp.as_str().into(), &image.as_str().into())
+    );
     assert_eq!(bench.info(&format!("rbd/{temp}"))["parent"]["image"], image_of(&id));
     let left = bench.snapshots(&source);
     assert_eq!(left[0]["namespace"]["original_name"], temp, "{left:?}");
@@ -218,7 +235,8 @@ fn volumes_of_snapshots_go_to_other_pools_with_other_features() {
         let spec = format!("fast/shop-{}", &made.volume_id[made.volume_id.len() - 36..]);
         let info = bench.info(&spec);
         assert_eq!(info["data_pool"], "bulk", "{info}");
-        let features: Vec<_> = info["features"].as_array().unwrap().iter().filter_map(|f| f.as_str()).collect();
+        let features: Vec<_> =
+            info["features"].as_array().unwrap().iter().filter_map(|f| f.as_str()).collect();
         assert!(features.contains(&"layering") && !features.contains(&"object-map"), "{features:?}");
         assert_eq!(bench.checksum(&spec), before);
         bench.delete(&driver, &made.volume_id).unwrap();

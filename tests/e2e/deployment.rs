@@ -9,12 +9,12 @@ use super::world::{DRIVER, DRIVER_NAMESPACE, NODES, World, checkout};
 /// What a user may apply before the driver, and removes after it.
 const SETTINGS: &str = "examples/rbd/ceph-conf.yaml";
 /// All files of examples/rbd/ that are applied here.
-pub const FILES: [&str; 4] = [CONFIG, SETTINGS, USERS[0], USERS[1]];
+pub const FILES: [&str; 5] = [CONFIG, SETTINGS, USERS[0], USERS[1], USERS[2]];
 
 /// Where the node plugin of our manifests has its metrics.
 const METRICS_PORT: u16 = 8690;
 
-/// Deploys the driver, the secret and the class.
+/// Deploys the driver, the secret and the classes.
 pub fn deploy(world: &World) {
     world.kubectl.apply_file(&checkout(SETTINGS));
     scripts::deploy(world, &[]);

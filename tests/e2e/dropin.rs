@@ -10,7 +10,7 @@
 mod before;
 mod deployed;
 
-use super::objects::{DATA, on, pod};
+use super::objects::{DATA, claim_of, on, pod, snapshot};
 use super::run::Test;
 use super::space::{GONE, Space};
 use super::wait::until;
@@ -24,8 +24,9 @@ pub const TEST: Test = Test::new(
 );
 
 /// Steps: 1 what ceph-csi left, 2 its deployment with our image, 3 the driver's pods deleted,
-/// 4 the volume used where it was mounted, with no second mapping, 5 unstaged and detached,
-/// 6 used on the other node, 7 deleted, 8 the deployment removed.
+/// 4 the volume used where it was mounted, with no second mapping, 5 a snapshot of it restored,
+/// and it grown, 6 unstaged and detached, 7 used on the other node, 8 deleted, 9 the deployment
+/// removed.
 fn steps(space: &Space) {
     let world = space.world;
     let deployment = deployed::Deployment::prepare(world);
@@ -47,6 +48,9 @@ fn steps(space: &Space) {
     assert_eq!(before.devices(world).join(" "), before.device, "the mapping of before, and no other");
     println!("  used where it was mounted before");
 
+    restored_and_grown(space);
+    println!("  a snapshot of it restored, and it grown");
+
     space.delete(&["pod/user"]);
     until("the volume is unstaged", GONE, || {
         let left = before.left_on_node(world);
@@ -67,4 +71,18 @@ fn steps(space: &Space) {
     println!("  used on the other node, and deleted");
     deployment.runs_quietly();
     deployment.remove();
+}
+
+/// By ceph-csi's own csi-snapshotter, csi-provisioner and csi-resizer.
+fn restored_and_grown(space: &Space) {
+    space.apply(&[snapshot("moment", before::CLAIM)]);
+    space.snapshot_ready("moment");
+    space.apply(&[claim_of("restored", "VolumeSnapshot", "moment")]);
+    space.apply(&[on(pod("restored", "restored"), NODES[1])]);
+    space.ready("restored");
+    assert_eq!(space.sh("restored", &format!("cat {DATA}/mark")), before::MARK);
+    space.grow(before::CLAIM, "128Mi");
+    let size = space.sh("user", &format!("df -m {DATA} | tail -n 1 | awk '{{ print $2 }}'"));
+    assert!(size.trim().parse::<u32>().unwrap() > 100, "of 128 MiB: {size}");
+    space.delete(&["pod/restored", "pvc/restored", "volumesnapshot/moment"]);
 }

@@ -3,14 +3,16 @@
 //! What a reader gets wrong: secret, class and config maps are applied by the deployment
 //! of all tests; they need no test of their own here.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::ceph;
 use super::deployment;
 use super::run::Test;
-use super::space::{GONE, POD, PROMPTLY, Space};
+use super::space::{GONE, POD, PROMPTLY, SNAPSHOT, Space};
 use super::wait::until;
-use super::world::{POOL, checkout};
+use super::world::{NODES, POOL, checkout};
 
 pub const TESTS: &[Test] =
     &[Test::new("examples", "every example file works as it stands, and goes away again", steps)];
@@ -18,13 +20,35 @@ pub const TESTS: &[Test] =
 const FOLDER: &str = "examples/rbd";
 /// What belongs together, in the order in which it is applied.
 const SETS: [&[&str]; 6] = [
-    &["pvc", "pod"],
-    &["raw-block-pvc", "raw-block-pod"],
+    &[
+        "pvc",
+        "pod",
+        "snapshot",
+        "pvc-restore",
+        "pod-restore",
+        "pvc-clone",
+        "pod-clone",
+        "pvc-rox",
+        "pod-rox",
+        "pvc-grown",
+    ],
+    &[
+        "raw-block-pvc",
+        "raw-block-pod",
+        "snapshot-block",
+        "pvc-block-restore",
+        "pod-block-restore",
+        "pvc-block-clone",
+        "block-pod-clone",
+    ],
     &["pvc-rwop", "pod-rwop"],
     &["pod-ephemeral"],
     &["static-pv", "static-pod"],
     &["statefulset"],
 ];
+
+/// What changes the object of another file, with which it goes.
+const CHANGES: [&str; 1] = ["pvc-grown"];
 
 fn steps(space: &Space) {
     no_file_is_forgotten();
@@ -36,7 +60,7 @@ fn steps(space: &Space) {
             space.world.kubectl.apply_file(&path(file));
             objects.iter().for_each(|object| wait_for(space, object));
         }
-        for file in set.iter().rev() {
+        for file in set.iter().rev().filter(|file| !CHANGES.contains(file)) {
             let objects = objects(space, file);
             space.world.kubectl.delete(GONE, &["-f", path(file).to_str().unwrap()]);
             objects.iter().for_each(|object| finish(space, object));
@@ -91,7 +115,16 @@ fn wait_for(space: &Space, object: &Value) {
     match object["kind"].as_str().unwrap() {
         "PersistentVolumeClaim" => {
             kubectl.wait(PROMPTLY, &["--for=jsonpath={.status.phase}=Bound", &format!("pvc/{name}")]);
+            // Of a claim that is new, at once.
+            let asked = object["spec"]["resources"]["requests"]["storage"].as_str().unwrap();
+            let capacity = format!("--for=jsonpath={{.status.capacity.storage}}={asked}");
+            kubectl.wait(POD, &[&capacity, &format!("pvc/{name}")]);
         }
+        "VolumeSnapshot" => {
+            let ready = "--for=jsonpath={.status.readyToUse}=true";
+            kubectl.wait(SNAPSHOT, &[ready, &format!("volumesnapshot/{name}")]);
+        }
+        "Deployment" => readers(space, name, object),
         "Pod" => {
             kubectl.wait(POD, &["--for=condition=Ready", &format!("pod/{name}")]);
             writes(space, name, object);
@@ -104,6 +137,18 @@ fn wait_for(space: &Space, object: &Value) {
         }
         _ => {}
     }
+}
+
+/// The pods of a Deployment, on as many nodes as there are, read what others wrote.
+fn readers(space: &Space, name: &str, object: &Value) {
+    let kubectl = &space.world.kubectl;
+    let count = object["spec"]["replicas"].as_u64().unwrap();
+    let ready = format!("--for=jsonpath={{.status.readyReplicas}}={count}");
+    kubectl.wait(POD, &[&ready, &format!("deployment/{name}")]);
+    let pods = kubectl.items(&["pods", "-l", &format!("app={name}")]);
+    let nodes: BTreeSet<&str> = pods.iter().filter_map(|pod| pod["spec"]["nodeName"].as_str()).collect();
+    assert_eq!(nodes, BTreeSet::from(NODES), "one on each node");
+    pods.iter().for_each(|pod| writes(space, self::name(pod), &object["spec"]["template"]));
 }
 
 /// The example pods write dates to /data/log, or to the head of their device.

@@ -15,8 +15,8 @@ pub fn explain(world: &World, space: Option<&Space>) -> String {
     let mut text = String::new();
     if let Some(space) = space {
         for arguments in [
-            &["get", "pods,pvc,statefulsets", "-o", "wide"][..],
-            &["describe", "pods,pvc"],
+            &["get", "pods,pvc,statefulsets,volumesnapshots", "-o", "wide"][..],
+            &["describe", "pods,pvc,volumesnapshots"],
             &["events", "--types=Warning"],
         ] {
             section(&mut text, arguments, space.kubectl.try_run(arguments));
@@ -24,8 +24,13 @@ pub fn explain(world: &World, space: Option<&Space>) -> String {
     }
     for arguments in [
         &["get", "nodes,csinodes", "-o", "wide"][..],
-        &["get", "pv,volumeattachments,storageclasses", "-o", "wide"],
-        &["describe", "volumeattachments"],
+        &[
+            "get",
+            "pv,volumeattachments,storageclasses,volumesnapshotcontents,volumesnapshotclasses",
+            "-o",
+            "wide",
+        ],
+        &["describe", "volumeattachments,volumesnapshotcontents"],
         &["get", "pods,deployments,daemonsets", "-o", "wide"],
     ] {
         section(&mut text, arguments, world.kubectl.try_run(arguments));

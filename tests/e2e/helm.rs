@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::ceph;
 use super::disturbed::goes_on_writing;
-use super::objects::{DATA, claim_with, on, pod, ticking_pod};
+use super::objects::{DATA, claim_with, on, pod, snapshot, ticking_pod};
+use super::picture::Picture;
 use super::run::Test;
 use super::scripts;
-use super::snapshot::Snapshot;
 use super::space::{GONE, PROMPTLY, Space};
 use super::support::lab::succeed;
 use super::wait::{seconds, until};
@@ -27,9 +27,9 @@ const NAMESPACE: &str = "rbd-csi";
 const RELEASE: &str = "rbd-csi";
 const CLASS: &str = "of-the-chart";
 
-/// Steps: 1 installed, with class and secret, 2 a claim, a pod that writes, 3 the scripts keep
-/// off, 4 upgraded under the pod, 5 the pod on the other node, 6 uninstalled, 7 what Helm does
-/// not know of, 8 all is as before.
+/// Steps: 1 installed, with classes and secret, 2 a claim, a pod that writes, 3 the scripts keep
+/// off, 4 upgraded under the pod, 5 a snapshot, and growth, 6 the pod on the other node, 7
+/// uninstalled, 8 what Helm does not know of, 9 all is as before.
 fn steps(space: &Space) {
     let world = space.world;
     space.if_it_fails(|| world.kubectl.delete(GONE, &["namespace", NAMESPACE]));
@@ -38,7 +38,7 @@ fn steps(space: &Space) {
         drop(scripts::try_teardown(world, &all));
     });
     space.if_it_fails(|| release(world, "uninstall", None));
-    let before = Snapshot::take(world);
+    let before = Picture::take(world);
     world.kubectl.run(&["create", "namespace", NAMESPACE]);
     world.kubectl.run(&["label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=privileged"]);
     release(world, "install", Some(&values(4)));
@@ -61,6 +61,14 @@ fn steps(space: &Space) {
     goes_on_writing(space, "user");
     println!("  upgraded under a running pod");
 
+    let mut moment = snapshot("moment", "disk");
+    moment["spec"]["volumeSnapshotClassName"] = CLASS.into();
+    space.apply(&[moment]);
+    space.snapshot_ready("moment");
+    space.grow("disk", "128Mi");
+    space.delete(&["volumesnapshot/moment"]);
+    println!("  a snapshot in the chart's class, and growth in its other one");
+
     // What was mounted before the upgrade is taken down after it; and it mounts.
     space.delete(&["pod/user"]);
     space.apply(&[on(pod("elsewhere", "disk"), NODES[1])]);
@@ -81,8 +89,8 @@ fn steps(space: &Space) {
     before.wait_until_as(world);
 }
 
-/// The namespace, which was made for Helm; the leases of csi-provisioner and csi-attacher; the
-/// kubelet's folders for the driver.
+/// The namespace, which was made for Helm; the sidecars' leases; the kubelet's folders for the
+/// driver.
 fn left_by_helm(line: &str) -> bool {
     let objects = [
         format!("Namespace /{NAMESPACE}"),
@@ -90,6 +98,8 @@ fn left_by_helm(line: &str) -> bool {
         format!("ConfigMap {NAMESPACE}/kube-root-ca.crt"),
         format!("Lease {NAMESPACE}/{}", DRIVER.replace('.', "-")),
         format!("Lease {NAMESPACE}/external-attacher-leader-{}", DRIVER.replace('.', "-")),
+        format!("Lease {NAMESPACE}/external-snapshotter-leader-{}", DRIVER.replace('.', "-")),
+        format!("Lease {NAMESPACE}/external-resizer-{}", DRIVER.replace('.', "-")),
     ];
     let folders = ["plugins", "plugins/kubernetes.io/csi"];
     let folders = folders.map(|folder| format!("folder /var/lib/kubelet/{folder}/{DRIVER}"));
@@ -104,6 +114,7 @@ fn values(log_level: u8) -> Value {
         "csiConfig": [{ "clusterID": CLUSTER_ID, "monitors": ["10.99.0.1:6789"] }],
         "logLevel": log_level,
         "storageClass": { "create": true, "name": CLASS, "clusterID": CLUSTER_ID, "pool": POOL },
+        "volumeSnapshotClass": { "create": true, "name": CLASS, "clusterID": CLUSTER_ID },
         "secret": { "create": true, "userID": id, "userKey": key },
     })
 }

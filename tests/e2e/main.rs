@@ -31,6 +31,7 @@ mod many;
 mod node_lost;
 mod objects;
 mod other_names;
+mod picture;
 mod publish;
 mod purged;
 mod reclaim;
@@ -39,7 +40,7 @@ mod residue;
 mod run;
 mod scripts;
 mod short;
-mod snapshot;
+mod snapshots;
 mod space;
 mod storage;
 #[path = "../support/mod.rs"]
@@ -48,6 +49,7 @@ mod teardown;
 mod unserved;
 mod upgrade;
 mod wait;
+mod without_snapshots;
 mod world;
 
 use std::process::ExitCode;
@@ -56,12 +58,13 @@ use run::{Run, Test};
 use world::World;
 
 /// On a cluster without the driver; they deploy and remove it themselves.
-const BARE: &[Test] = &[short::TEST, unserved::TEST];
+const BARE: &[Test] = &[short::TEST, unserved::TEST, without_snapshots::TEST];
 
 /// On a cluster where plugin-deploy.sh has run.
 const DEPLOYED: &[&[Test]] = &[
     examples::TESTS,
     life::TESTS,
+    snapshots::TESTS,
     access::TESTS,
     reclaim::TESTS,
     refused::TESTS,

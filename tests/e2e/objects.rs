@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::world::{BUSYBOX, CLASS, CLUSTER_ID, DRIVER, DRIVER_NAMESPACE, POOL};
+use super::world::{BUSYBOX, CLASS, CLUSTER_ID, DRIVER, DRIVER_NAMESPACE, POOL, SNAPSHOT_CLASS};
 
 /// Where pods have their volume.
 pub const DATA: &str = "/data";
@@ -28,6 +28,28 @@ pub fn claim_with(name: &str, key: &str, value: Value) -> Value {
     let mut claim = claim(name);
     claim["spec"][key] = value;
     claim
+}
+
+/// The same claim with what a `VolumeSnapshot` or another `PersistentVolumeClaim` has.
+pub fn claim_of(name: &str, kind: &str, source: &str) -> Value {
+    let group = if kind == "VolumeSnapshot" { json!("snapshot.storage.k8s.io") } else { Value::Null };
+    claim_with(name, "dataSource", json!({ "apiGroup": group, "kind": kind, "name": source }))
+}
+
+/// That claim so large, as Kubernetes writes it.
+pub fn sized(mut claim: Value, size: &str) -> Value {
+    claim["spec"]["resources"]["requests"]["storage"] = size.into();
+    claim
+}
+
+/// A snapshot of a claim, in the class of the examples.
+pub fn snapshot(name: &str, claim: &str) -> Value {
+    json!({
+        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": { "name": name },
+        "spec": {
+            "volumeSnapshotClassName": SNAPSHOT_CLASS, "source": { "persistentVolumeClaimName": claim },
+        },
+    })
 }
 
 /// A pod that sleeps with a claim's file system at [`DATA`].
@@ -103,10 +125,13 @@ pub fn class(name: &str, parameters: &[(&str, &str)]) -> Value {
     let mut class = json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": { "name": name },
         "provisioner": DRIVER, "reclaimPolicy": "Delete", "volumeBindingMode": "Immediate",
+        "allowVolumeExpansion": true,
         "parameters": {
             "clusterID": CLUSTER_ID, "pool": POOL, "imageFeatures": "layering",
             "csi.storage.k8s.io/provisioner-secret-name": "csi-rbd-secret",
             "csi.storage.k8s.io/provisioner-secret-namespace": DRIVER_NAMESPACE,
+            "csi.storage.k8s.io/controller-expand-secret-name": "csi-rbd-secret",
+            "csi.storage.k8s.io/controller-expand-secret-namespace": DRIVER_NAMESPACE,
             "csi.storage.k8s.io/node-stage-secret-name": "csi-rbd-secret",
             "csi.storage.k8s.io/node-stage-secret-namespace": DRIVER_NAMESPACE,
             "csi.storage.k8s.io/fstype": "ext4",

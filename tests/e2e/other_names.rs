@@ -7,9 +7,9 @@
 use std::path::PathBuf;
 
 use super::objects::{DATA, claim, on, pod};
+use super::picture::Picture;
 use super::run::Test;
 use super::scripts::{self, USERS};
-use super::snapshot::Snapshot;
 use super::space::{GONE, PROMPTLY, Space};
 use super::support::lab::Node;
 use super::wait::{seconds, until};
@@ -45,7 +45,7 @@ fn steps(space: &Space) {
             .map(drop)
     });
     let kubectl = world.kubectl.within(NAMESPACE);
-    let before = Snapshot::take(world);
+    let before = Picture::take(world);
     scripts::deploy(world, &OPTIONS);
     USERS.iter().for_each(|file| drop(kubectl.feed(&["apply", "-f", "-"], &renamed(file))));
 

@@ -46,7 +46,8 @@ impl Residue {
 }
 
 fn kubernetes(world: &World, found: &mut BTreeSet<String>) {
-    let items = match world.kubectl.try_items(&["persistentvolumes,volumeattachments"]) {
+    let kinds = "persistentvolumes,volumeattachments,volumesnapshotcontents";
+    let items = match world.kubectl.try_items(&[kinds]) {
         Ok(items) => items,
         Err(text) => {
             found.insert(format!("Kubernetes could not be asked: {text}"));
@@ -54,7 +55,8 @@ fn kubernetes(world: &World, found: &mut BTreeSet<String>) {
         }
     };
     for item in items {
-        let ours = item["spec"]["csi"]["driver"] == DRIVER || item["spec"]["attacher"] == DRIVER;
+        let spec = &item["spec"];
+        let ours = [&spec["csi"]["driver"], &spec["attacher"], &spec["driver"]].contains(&&DRIVER.into());
         if ours {
             let (kind, name) = (item["kind"].as_str().unwrap(), item["metadata"]["name"].as_str().unwrap());
             found.insert(format!("Kubernetes: {kind} {name}"));

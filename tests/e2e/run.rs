@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::deployment;
 use super::explain::explain;
-use super::snapshot::Snapshot;
+use super::picture::Picture;
 use super::space::Space;
 use super::world::World;
 
@@ -80,7 +80,7 @@ impl Run {
         let mut before = None;
         let deployed = self.step(world, "deploy", about, |space| {
             let world = space.world;
-            before = Some(Snapshot::take(world));
+            before = Some(Picture::take(world));
             space.if_it_fails(|| deployment::remove(world));
             deployment::deploy(world);
         });

@@ -10,7 +10,8 @@ const TEARDOWN: &str = "examples/rbd/plugin-teardown.sh";
 /// What a user fills in for the cluster. As it stands it is the lab's.
 pub const CONFIG: &str = "examples/rbd/csi-config-map-sample.yaml";
 /// What a user applies after the driver and takes away before it goes.
-pub const USERS: [&str; 2] = ["examples/rbd/secret.yaml", "examples/rbd/storageclass.yaml"];
+pub const USERS: [&str; 3] =
+    ["examples/rbd/secret.yaml", "examples/rbd/storageclass.yaml", "examples/rbd/snapshotclass.yaml"];
 
 /// Runs plugin-deploy.sh with the config map of the examples and these options, and shows
 /// what it says.
@@ -39,7 +40,7 @@ pub fn try_teardown(world: &World, options: &[&str]) -> Result<String, String> {
     answer(world.script(TEARDOWN).args(options))
 }
 
-/// Secret and class, as they stand.
+/// Secret and classes, as they stand.
 pub fn apply_users(world: &World) {
     USERS.iter().for_each(|file| world.kubectl.apply_file(&checkout(file)));
 }

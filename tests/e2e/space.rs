@@ -13,6 +13,8 @@ use super::world::World;
 pub const PROMPTLY: Duration = seconds(15);
 /// A pod with a volume, on a machine where everything runs on two cores.
 pub const POD: Duration = seconds(150);
+/// A snapshot, whose controller and sidecar look again after seconds.
+pub const SNAPSHOT: Duration = seconds(60);
 /// A pod's end, its volume unmounted, detached.
 pub const GONE: Duration = seconds(120);
 
@@ -105,6 +107,29 @@ impl<'a> Space<'a> {
         self.kubectl.try_run(&["exec", pod, "--", "sh", "-ec", line])
     }
 
+    /// Waits until a snapshot is ready; gives the name of its content.
+    pub fn snapshot_ready(&self, snapshot: &str) -> String {
+        let name = format!("volumesnapshot/{snapshot}");
+        self.kubectl.wait(SNAPSHOT, &["--for=jsonpath={.status.readyToUse}=true", &name]);
+        let content = &self.kubectl.get(&[&name])["status"]["boundVolumeSnapshotContentName"];
+        content.as_str().unwrap().to_owned()
+    }
+
+    /// Asks for a claim to be so large, and waits until it is; gives how long that took.
+    pub fn grow(&self, claim: &str, size: &str) -> Duration {
+        let asked = json!({ "spec": { "resources": { "requests": { "storage": size } } } });
+        self.kubectl.run(&["patch", "pvc", claim, "--type=merge", "-p", &asked.to_string()]);
+        self.grown(claim, size)
+    }
+
+    /// Waits until a claim is so large.
+    pub fn grown(&self, claim: &str, size: &str) -> Duration {
+        let started = Instant::now();
+        let capacity = format!("--for=jsonpath={{.status.capacity.storage}}={size}");
+        self.kubectl.wait(POD, &[&capacity, &format!("pvc/{claim}")]);
+        started.elapsed()
+    }
+
     /// The node that a pod is on.
     pub fn node_of(&self, pod: &str) -> String {
         self.kubectl.get(&["pod", pod])["spec"]["nodeName"].as_str().unwrap_or_default().to_owned()
@@ -151,6 +176,7 @@ impl<'a> Space<'a> {
 
     fn remove_within(&self, limit: Duration) {
         self.kubectl.delete(limit, &["pods,statefulsets", "--all"]);
+        self.kubectl.delete(limit, &["volumesnapshots", "--all"]);
         self.kubectl.delete(limit, &["pvc", "--all"]);
         for object in self.wide.borrow_mut().drain(..) {
             self.kubectl.delete(limit, &[&object]);

@@ -1,10 +1,10 @@
 //! plugin-teardown.sh while there are volumes.
 
 use super::deployment;
-use super::objects::{DATA, claim, pod};
+use super::objects::{DATA, claim, claim_of, pod, snapshot};
 use super::run::Test;
 use super::scripts;
-use super::space::{PROMPTLY, Space};
+use super::space::{GONE, PROMPTLY, Space};
 use super::world::CLASS;
 
 pub const TESTS: &[Test] = &[
@@ -17,6 +17,11 @@ pub const TESTS: &[Test] = &[
         "volumes_kept",
         "plugin-teardown.sh --keep-volumes, the driver deployed again: the volumes are used and deleted",
         kept,
+    ),
+    Test::new(
+        "snapshots_kept",
+        "plugin-teardown.sh refuses while a snapshot is left, names it, and keeps it on --keep-volumes",
+        snapshots_kept,
     ),
 ];
 
@@ -34,6 +39,28 @@ fn refused(space: &Space) {
     assert!(text.contains(&volume) && text.contains("disk"), "names volume {volume} and its claim:\n{text}");
     space.apply(&[pod("user", "disk")]);
     space.ready("user");
+}
+
+/// The volume that it was taken of is gone: the snapshot alone is in the way.
+fn snapshots_kept(space: &Space) {
+    space.apply(&[claim("disk"), pod("writer", "disk")]);
+    let volume = space.bound("disk", PROMPTLY);
+    space.ready("writer");
+    space.sh("writer", &format!("echo kept >{DATA}/mark; sync"));
+    space.apply(&[snapshot("moment", "disk")]);
+    let content = space.snapshot_ready("moment");
+    space.delete(&["pod/writer", "pvc/disk"]);
+    space.kubectl.wait(GONE, &["--for=delete", &format!("pv/{volume}")]);
+    let text = scripts::try_teardown(space.world, &[]).expect_err("there is a snapshot");
+    let line = format!("snapshot content {content} (Delete), of snapshot {}/moment", space.name);
+    assert!(text.contains(&line) && text.contains("nothing was removed"), "no line {line:?} in:\n{text}");
+
+    space.if_it_fails(|| deployment::deploy(space.world));
+    scripts::teardown(space.world, &["--keep-volumes"]);
+    deployment::deploy(space.world);
+    space.apply(&[claim_of("restored", "VolumeSnapshot", "moment"), pod("reader", "restored")]);
+    space.ready("reader");
+    assert_eq!(space.sh("reader", &format!("cat {DATA}/mark")), "kept");
 }
 
 fn kept(space: &Space) {

@@ -7,9 +7,9 @@
 use serde_json::{Value, json};
 
 use super::objects::{claim, pod, static_volume};
+use super::picture::Picture;
 use super::run::Test;
 use super::scripts;
-use super::snapshot::Snapshot;
 use super::space::{GONE, PROMPTLY, Space};
 use super::world::{DRIVER, DRIVER_NAMESPACE};
 
@@ -38,7 +38,7 @@ fn steps(space: &Space) {
         // What --keep-volumes leaves goes with the test's other objects.
         drop(scripts::try_teardown(world, &["--keep-volumes", "--keep-node-residue"]));
     });
-    let before = Snapshot::take(world);
+    let before = Picture::take(world);
     space.apply_wide(&volumes(&space.name));
 
     refused(space, &[]);

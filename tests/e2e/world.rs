@@ -11,6 +11,8 @@ use super::wait::{seconds, until};
 pub const DRIVER: &str = "rbd.csi.ceph.com";
 /// The StorageClass of examples/rbd/storageclass.yaml.
 pub const CLASS: &str = "csi-rbd-sc";
+/// The VolumeSnapshotClass of examples/rbd/snapshotclass.yaml.
+pub const SNAPSHOT_CLASS: &str = "csi-rbdplugin-snapclass";
 /// The cluster id that the examples are written for.
 pub const CLUSTER_ID: &str = "b9127830-b0cc-4e34-aa47-9d1a2e9949a8";
 /// The pool of the examples.

@@ -18,8 +18,10 @@ use rbd_csi::volume::id::VolumeId;
 use rbd_csi::volume::image::resolve::Resolver;
 use rbd_csi::volume::operation::{Deadline, Operations};
 use rbd_csi::volume::request::{
-    PublishRequest, Secrets, StageRequest, StatsRequest, UnpublishRequest, UnstageRequest,
+    ExpandOnNodeRequest, PublishRequest, Secrets, StageRequest, StatsRequest, UnpublishRequest,
+    UnstageRequest,
 };
+use rbd_csi::volume::size::CapacityRange;
 use uuid::Uuid;
 
 use super::support::inside::{KEY, variable};
@@ -178,6 +180,45 @@ impl Driver {
     pub fn unpublish(&self, volume: &Volume, target: &Path) -> Result<()> {
         let request = UnpublishRequest { volume_id: volume.id.clone(), target_path: target.to_owned() };
         self.runtime.block_on(self.node.unpublish(request, deadline(30)))
+    }
+
+    /// `range` is what is required and the limit.
+    pub fn expand(
+        &self,
+        volume: &Volume,
+        path: &Path,
+        with_staging: bool,
+        range: (u64, u64),
+        capability: Option<&Capability>,
+    ) -> Result<u64> {
+        let request = ExpandOnNodeRequest {
+            volume_id: volume.id.clone(),
+            path: path.to_owned(),
+            staging_path: with_staging.then(|| volume.staging.clone()),
+            range: CapacityRange { required: range.0, limit: range.1 },
+            capability: capability.cloned(),
+        };
+        self.runtime.block_on(self.node.expand(request, deadline(60)))
+    }
+
+    pub fn expand_within(&self, volume: &Volume, path: &Path, seconds: u64, required: u64) -> Result<u64> {
+        let request = ExpandOnNodeRequest {
+            volume_id: volume.id.clone(),
+            path: path.to_owned(),
+            staging_path: None,
+            range: CapacityRange { required, limit: 0 },
+            capability: None,
+        };
+        self.runtime.block_on(self.node.expand(request, deadline(seconds)))
+    }
+
+    /// Makes the image larger as librbd does, but without telling those who watch it.
+    pub fn set_size_silently(&self, volume: &Volume, bytes: u64) {
+        self.runtime.block_on(async {
+            let id = self.pool().image_id(&volume.image).await.unwrap().unwrap();
+            let write = WriteOp::new().omap_set([("size", bytes.to_le_bytes())]);
+            self.pool().write("test", &id.header_object(), write).await.unwrap();
+        });
     }
 
     pub fn stats(&self, volume: &Volume, path: &Path) -> Result<Health> {

@@ -266,3 +266,14 @@ pub fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
+
+impl Bench {
+    /// Waits until something holds that is done in the background.
+    pub fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let until = Instant::now() + SOON;
+        while !holds() {
+            assert!(Instant::now() < until, "not within time: {what}\n{}", last_lines(&self.site.log(), 20));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}

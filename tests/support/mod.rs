@@ -17,5 +17,6 @@ pub mod ops;
 pub mod page;
 pub mod pool;
 pub mod requests;
+pub mod snapshots;
 pub mod spy;
 pub mod volume;

@@ -53,10 +53,8 @@ impl Bench {
 
     /// DeleteSnapshot.
     pub fn delete_snapshot(&self, driver: &Driver, id: &str) -> Result<(), Status> {
-        let request = proto::DeleteSnapshotRequest {
-            snapshot_id: id.to_owned(),
-            secrets: self.site.secrets.clone(),
-        };
+        let request =
+            proto::DeleteSnapshotRequest { snapshot_id: id.to_owned(), secrets: self.site.secrets.clone() };
         self.wait(async { driver.client().await.delete_snapshot(request).await }).map(drop)
     }
 

@@ -231,8 +231,7 @@ check_replaced() {
         fault "another driver is deployed here:"
     fi
     quote "$1"
-    further "Pods keep their volumes meanwhile. Gone will be the sidecars whose features are not here yet: a" \
-        "csi-snapshotter (snapshots) and a csi-resizer (growth). docs/migration.md says what to look at before."
+    further "Pods keep their volumes meanwhile. docs/migration.md says what to look at before."
     [[ -n $REPLACE ]] || further "To replace it: --replace"
 }
 

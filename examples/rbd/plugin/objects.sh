@@ -58,26 +58,34 @@ users() {
         awk '$1 == "volume" { pv[$2] = $3 } $1 == "pod" && ($2 in pv) { print $3, $4, $2, pv[$2] }'
 }
 
-# Volumes and classes that name a Ceph cluster of the config map, of whatever driver.
+# Volumes, snapshots and classes that name a Ceph cluster of the config map: snapshots of this
+# driver, the others of whatever driver.
 cluster_users() {
-    local volumes classes
+    local volumes classes kept kinds
     volumes=$(k get persistentvolumes -o go-template='{{range .items}}{{$n := .metadata.name}}{{with .spec.csi}}volume {{$n}} {{.volumeHandle}} {{/*
         */}}{{with .volumeAttributes}}{{or .clusterID "-"}}{{else}}-{{end}}{{"\n"}}{{end}}{{end}}') || return 1
     classes=$(k get storageclasses -o go-template='{{range .items}}{{$n := .metadata.name}}{{with .parameters}}class {{$n}} - {{or .clusterID "-"}}{{"\n"}}{{end}}{{end}}') || return 1
-    printf '%s\n' "$volumes" "$classes" | awk -v id="$1" '$4 == id || index($3, "-" id "-") { print $1, $2 }' | users_shortened
+    kept=$(snapshots) || return 1
+    kinds=$(snapshot_classes) || return 1
+    kept=$(awk 'NF { print "snapshot", $1, $5, "-" }' <<<"$kept")
+    kinds=$(awk 'NF { print "snapshotclass", $1, "-", $4 }' <<<"$kinds")
+    printf '%s\n' "$volumes" "$classes" "$kept" "$kinds" | awk -v id="$1" '$4 == id || index($3, "-" id "-") { print $1, $2 }' | users_shortened
 }
 
 users_shortened() { awk 'NR <= 5 { print } END { if (NR > 5) print NR - 5 " more" }'; }
 
-# What users make for the driver and only they delete, as words for kubectl: classes, the nodes'
-# secrets that these name, and config maps that plugin-deploy.sh has not made.
+# What users make for the driver and only they delete, as words for kubectl: classes, the
+# secrets of nodes and of snapshots that these name, and config maps that plugin-deploy.sh has
+# not made.
 users_objects() {
-    local classes maps
+    local classes kinds maps
     classes=$(k get storageclasses -o go-template='{{range .items}}{{if eq .provisioner "'"$DRIVER_NAME"'"}}storageclass {{.metadata.name}}{{"\n"}}{{/*
         */}}{{with .parameters}}{{with index . "csi.storage.k8s.io/node-stage-secret-name"}}secret {{.}}{{end}}{{/*
         */}}{{with index . "csi.storage.k8s.io/node-stage-secret-namespace"}} --namespace {{.}}{{end}}{{"\n"}}{{end}}{{end}}{{end}}') || return 1
+    kinds=$(snapshot_classes) || return 1
+    kinds=$(awk 'NF { print "volumesnapshotclass " $1; if ($2 != "-") print "secret " $2 ($3 == "-" ? "" : " --namespace " $3) }' <<<"$kinds")
     maps=$(kn get configmaps -l "!$MADE_BY" -o name) || return 1
-    awk 'NF && !/\$/ && !seen[$0]++' <<<"$classes"
+    awk 'NF && !/\$/ && !seen[$0]++' <<<"$classes"$'\n'"$kinds"
     awk -v own="$CONFIG_MAP" -v place="$NAMESPACE" -F / '$2 == own || $2 == "ceph-config" { print "configmap " $2 " --namespace " place }' <<<"$maps"
 }
 

@@ -16,6 +16,8 @@ DRIVER_NAME=${DRIVER_NAME:-rbd.csi.ceph.com}
 KUBELET_DIR=${KUBELET_DIR:-/var/lib/kubelet}
 IMAGE=${IMAGE:-}
 TIMEOUT=${TIMEOUT:-300}
+# Set by plugin-deploy.sh where csi-snapshotter is left out.
+WITHOUT_SNAPSHOTS=""
 
 # Not all scripts use all of these names.
 # shellcheck disable=SC2034
@@ -170,8 +172,14 @@ manifests() {
         [[ -e $file ]] || die "there are no manifests in $MANIFESTS" "run this script from a whole checkout"
         [[ $file != */csi-config-map.yaml ]] || continue
         echo "---"
-        substitute <"$file"
+        if [[ -n $WITHOUT_SNAPSHOTS ]]; then substitute <"$file" | without_snapshotter; else substitute <"$file"; fi
     done
+}
+
+# Takes csi-snapshotter out of the manifests that are read: its container stands between two
+# others, or before the pod's next field.
+without_snapshotter() {
+    awk '/^        - name: / { out = ($3 == "csi-snapshotter") } /^ ? ? ? ? ? ? ?[^ ]/ { out = 0 } !out'
 }
 
 # The image that the driver will have.

@@ -3,11 +3,11 @@
 #
 #   start              what containers need of the system, and containerd
 #   import FILE…       images, into containerd, unless it has them
-#   keep FILE          containerd's folder as a tar, for the first start of other nodes
+#   freeze, thaw       containerd's disk stands still, to be copied for other nodes
 #   kubelet [FOLDER]   the kubelet, anew if it runs; its folder, when that is another
 #
 # Configuration, credentials and logs are in $LAB_DIR/kubernetes/node<N>. The environment
-# names the folder of the programs (KUBE_TOOLS) and a tar that `keep` made (KUBE_STORE).
+# names the folder of the programs (KUBE_TOOLS).
 #
 # What a reader gets wrong: what stays must leave the caller's session (setsid), since the
 # node's agent ends the process group of a command when the command is done.
@@ -35,7 +35,6 @@ prepare_cgroups() {
 prepare_folders() {
     mkdir -p /dev/mqueue && mount -t mqueue mqueue /dev/mqueue
     mkdir -p "$STORE" && mount -o noatime,noinit_itable /dev/ubda "$STORE"
-    [ -e "$STORE/imported" ] || [ ! -e "$KUBE_STORE" ] || tar -C "$STORE" -xf "$KUBE_STORE"
     for place in /var/lib/cni /var/log/pods /var/log/containers /etc/cni/net.d; do
         mkdir -p "$place"
         mount -t tmpfs -o mode=755 tmpfs "$place"
@@ -117,9 +116,12 @@ import)
     shift
     for file in "$@"; do import "$file"; done
     ;;
-keep)
+freeze)
     stop containerd
-    tar -C "$STORE" --exclude=./lost+found -cf "$2" .
+    fsfreeze --freeze "$STORE"
+    ;;
+thaw)
+    fsfreeze --unfreeze "$STORE"
     start_containerd
     ;;
 kubelet)
@@ -129,7 +131,7 @@ kubelet)
     await 60 busybox wget -q -O /dev/null http://127.0.0.1:10248/healthz
     ;;
 *)
-    echo "usage: kubernetes.sh start | import FILE… | keep FILE | kubelet" >&2
+    echo "usage: kubernetes.sh start | import FILE… | freeze | thaw | kubelet" >&2
     exit 2
     ;;
 esac

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The control plane: etcd, API server, controller manager and scheduler as plain processes
-# in the lab's network namespace, where 10.99.0.1 is the API server's address and
+# The control plane: etcd, API server, controller manager, scheduler and snapshot-controller as
+# plain processes in the lab's network namespace, where 10.99.0.1 is the API server's address and
 # 10.98.0.1 the service `kubernetes`. Keys, tokens, logs and etcd's data are in kube_dir.
 #
 # What a reader gets wrong: there is no kube-proxy and no DNS. The namespace routes between
@@ -9,7 +9,7 @@
 KUBE_LIMIT=60 # seconds for any one step
 KUBE_ADDRESS=10.99.0.1
 KUBE_SERVICE=10.98.0.1
-KUBE_PARTS=(etcd apiserver controller-manager scheduler)
+KUBE_PARTS=(etcd apiserver controller-manager scheduler snapshot-controller)
 
 kube_dir() { echo "$LAB_DIR/kubernetes"; }
 kube_exists() { [[ -d $(kube_dir) ]]; }
@@ -32,7 +32,7 @@ kube_prepare() {
         die "no images for the nodes under $(tools_dir); remove that folder, so that they are made again"
     mapfile -t images <<<"$list"
     ln -s "${images[@]}" "$dir/images/"
-    echo "$(tools_dir)/store-$(images_hash)${1-}.tar" >"$dir/store"
+    echo "$(tools_dir)/store-$(images_hash)${1-}.disk" >"$dir/store"
     (umask 077; kube_write_keys >/dev/null; kube_write_tokens)
     kube_write_kubectl
     network_add_address "$KUBE_ADDRESS"
@@ -73,6 +73,8 @@ kube_write_tokens() {
     kube_user admin admin system:masters
     kube_user controller-manager system:kube-controller-manager
     kube_user scheduler system:kube-scheduler
+    # The account to which its own manifests give rights.
+    kube_user snapshot-controller system:serviceaccount:kube-system:snapshot-controller
     for ((n = 1; n <= 9; n++)); do kube_user "node$n" "system:node:node$n" system:nodes; done
 }
 
@@ -148,6 +150,10 @@ kube_command() {
         COMMAND=("$tools/kube-scheduler" --kubeconfig="$dir/scheduler.kubeconfig"
             --leader-elect=false --bind-address=127.0.0.1)
         ;;
+    snapshot-controller)
+        COMMAND=("$tools/snapshot-controller" --kubeconfig="$dir/snapshot-controller.kubeconfig"
+            --http-endpoint=127.0.0.1:10270)
+        ;;
     *) usage_error "which part of Kubernetes? one of ${KUBE_PARTS[*]}" ;;
     esac
 }
@@ -160,6 +166,7 @@ kube_ready() {
     apiserver) kubectl get --raw /readyz ;;
     controller-manager) in_netns curl -fsk --max-time 2 https://127.0.0.1:10257/healthz ;;
     scheduler) in_netns curl -fsk --max-time 2 https://127.0.0.1:10259/healthz ;;
+    snapshot-controller) in_netns curl -fs --max-time 2 -o /dev/null http://127.0.0.1:10270/metrics ;;
     esac
 }
 
@@ -191,9 +198,16 @@ kube_start_all() {
     kube_start apiserver
     kube_start controller-manager
     kube_start scheduler
+    kube_snapshot_kinds
+    kube_start snapshot-controller
     # Made by the controller manager; until it is there, no pod can be created.
     await "$KUBE_LIMIT" "the default service account" "$(kube_log controller-manager)" \
         kubectl get serviceaccount default
+}
+
+# A cluster has them, and the controller's rights, once for all drivers.
+kube_snapshot_kinds() {
+    kubectl create --validate=ignore -f "$(kube_tools)/snapshots/crds" -f "$(kube_tools)/snapshots/rbac.yaml" >/dev/null
 }
 
 kube_status() {

@@ -55,7 +55,7 @@ busybox_root() {
 }
 
 build_images() {
-    local dir=$1 tools
+    local dir=$1 tools name
     tools=$(dirname "$dir")
     gcc -Os -static -o "$dir/pause" "$KUBE_SCRIPTS/pause.c"
     image_of_program "$dir/0-pause.tar" "$dir/pause" "$PAUSE_IMAGE"
@@ -63,10 +63,11 @@ build_images() {
     busybox_root "$dir/root"
     image_write "$dir/busybox.tar" "$dir/root" '["sh"]' "$BUSYBOX_IMAGE"
     rm -r "$dir/root"
-    image_of_program "$dir/csi-provisioner.tar" "$tools/csi-provisioner" \
-        "registry.k8s.io/sig-storage/csi-provisioner:$(provisioner_version)"
-    image_of_program "$dir/csi-attacher.tar" "$tools/csi-attacher" \
-        "registry.k8s.io/sig-storage/csi-attacher:$(attacher_version)"
+    for name in "${SIDECARS[@]}"; do
+        # It runs beside the API server, not in a pod.
+        [[ $name != snapshot-controller ]] || continue
+        image_of_program "$dir/$name.tar" "$tools/$name" "registry.k8s.io/sig-storage/$name:$(sidecar_version "$name")"
+    done
 }
 
 # The names come from the suite itself, so that they are those which its release uses.

@@ -10,8 +10,8 @@ KUBE_NODE_LIMIT=180 # seconds: the images' import is the long part, on one slow 
 
 kube_node_dir() { echo "$(kube_dir)/node$1"; }
 kube_disk() { echo "$(kube_node_dir "$1")/disk"; }
-# containerd's folder with the images of a new lab, as the first lab's first node had it:
-# it is there in a second, and their import takes ten to thirty.
+# containerd's disk with the images of a new lab, as the first lab's first node had it: copied
+# here it is there in a second; their import takes a minute, and a copy inside the node ten seconds.
 kube_store() { cat "$(kube_dir)/store"; }
 
 # Runs the guest's part in node $1, with a time limit; silent unless it fails.
@@ -19,7 +19,7 @@ kube_guest() {
     local n=$1
     shift
     node_client "$n"
-    limited "$KUBE_NODE_LIMIT" "${CLIENT[@]}" --env "KUBE_TOOLS=$(kube_tools)" --env "KUBE_STORE=$(kube_store)" -- sh "$LAB_SCRIPTS/guest/kubernetes.sh" "$@"
+    limited "$KUBE_NODE_LIMIT" "${CLIENT[@]}" --env "KUBE_TOOLS=$(kube_tools)" -- sh "$LAB_SCRIPTS/guest/kubernetes.sh" "$@"
 }
 
 kube_write_containerd() {
@@ -98,19 +98,23 @@ kube_node_start() {
 }
 
 kube_make_disk() {
+    if [[ -e $(kube_store) ]]; then
+        limited "$KUBE_LIMIT" cp --sparse=always "$(kube_store)" "$1"
+        return
+    fi
     truncate -s 16G "$1" # sparse: it takes what is written
     limited "$KUBE_LIMIT" mkfs.ext4 -q -F -E lazy_itable_init=1,lazy_journal_init=1 "$1"
 }
 
 # Only a node that has nothing but a new lab's images; the rename makes it whole at once.
 kube_keep_store() {
-    local file store
-    file=$(kube_node_dir "$1")/store.tar store=$(kube_store)
+    local store
+    store=$(kube_store)
     [[ $1 == 1 && ! -e $store && -z $(find "$(kube_dir)/images" -name 'loaded-*') ]] || return 0
     find "$(kube_tools)" -maxdepth 1 -name 'store-*.part.*' -mmin +60 -delete # of labs that were killed
-    kube_guest "$1" keep "$file"
-    cp "$file" "$store.part.$$" && mv "$store.part.$$" "$store"
-    rm -f "$file"
+    kube_guest "$1" freeze
+    cp --sparse=always "$(kube_disk "$1")" "$store.part.$$" && mv "$store.part.$$" "$store"
+    kube_guest "$1" thaw
 }
 
 kube_node_logs() {

@@ -17,8 +17,22 @@ tools_dir() { echo "$LAB_CACHE/kubernetes-$(tools_hash)"; }
 # The version of module $2 in the go.mod of $1: programs and images are named after it.
 module_version() { awk -v module="$2" '$1 == module && $2 ~ /^v/ { print $2; exit }' "$KUBE_SCRIPTS/$1/go.mod"; }
 kubernetes_version() { module_version kube k8s.io/kubernetes; }
-provisioner_version() { module_version csi github.com/kubernetes-csi/external-provisioner/v6; }
-attacher_version() { module_version csi github.com/kubernetes-csi/external-attacher/v4; }
+
+# What of the csi module runs in a cluster. The folder that these are built into is named after
+# them, so that one more is built where the others are there already.
+SIDECARS=(csi-provisioner csi-attacher csi-snapshotter csi-resizer snapshot-controller)
+sidecars_dir() { echo "$(tools_dir)/sidecars-$(echo "${SIDECARS[@]}" | sha256sum | cut -c1-12)"; }
+sidecar_version() { module_version csi "$(sidecar_module "$1")"; }
+
+sidecar_module() {
+    local of=github.com/kubernetes-csi
+    case "$1" in
+    csi-provisioner) echo $of/external-provisioner/v6 ;;
+    csi-attacher) echo $of/external-attacher/v4 ;;
+    csi-snapshotter | snapshot-controller) echo $of/external-snapshotter/v8 ;;
+    csi-resizer) echo $of/external-resizer/v2 ;;
+    esac
+}
 
 # Go 1.21 is the first that fetches the release which go.mod asks for by itself.
 tools_require_go() {
@@ -36,7 +50,7 @@ go_in() {
     local module=$1
     shift
     env -C "$KUBE_SCRIPTS/$module" CGO_ENABLED=0 GOFLAGS=-mod=readonly GOWORK=off GOTOOLCHAIN=auto \
-        go "$@" >&2 9>&- ||
+        go "$@" 9>&- ||
         die "go $1 failed in $KUBE_SCRIPTS/$module, see above; without a network only what Go's cache holds can be built"
 }
 
@@ -49,22 +63,42 @@ kubernetes_flags() {
 
 build_kubernetes() {
     go_in kube build -trimpath -ldflags "$(kubernetes_flags)" -o "$1/" go.etcd.io/etcd/server/v3 \
-        k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubelet,kubectl}
+        k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubelet,kubectl} >&2
     mv "$1/server" "$1/etcd"
 }
 
 build_sidecars() {
-    go_in csi build -trimpath -ldflags "-s -w -X main.version=$(provisioner_version)" -o "$1/" \
-        github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner
-    go_in csi build -trimpath -ldflags "-s -w -X main.version=$(attacher_version)" -o "$1/" \
-        github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher
+    local program
+    for program in "${SIDECARS[@]}"; do
+        go_in csi build -trimpath -ldflags "-s -w -X main.version=$(sidecar_version "$program")" -o "$1/" \
+            "$(sidecar_module "$program")/cmd/$program" >&2
+    done
+    mkdir "$1/snapshots"
+    snapshots_parts "$1/snapshots" "$1/snapshot-controller"
+}
+
+# What a cluster has for snapshots besides a driver, as its modules have it: the six kinds, and
+# the controller's rights; and for whoever runs it in the cluster, its Deployment and its image.
+snapshots_parts() {
+    local dir=$1 program=$2 client controller version
+    # Not as arguments, where a failure would be lost.
+    client=$(go_in csi list -m -f '{{.Dir}}' github.com/kubernetes-csi/external-snapshotter/client/v8) || exit
+    controller=$(go_in csi list -m -f '{{.Dir}}' "$(sidecar_module snapshot-controller)") || exit
+    controller+=/deploy/kubernetes/snapshot-controller version=$(sidecar_version snapshot-controller)
+    mkdir "$dir/crds"
+    # Without kustomization.yaml, which no API server takes.
+    install -m 644 "$client"/config/crd/*.storage.k8s.io_*.yaml "$dir/crds/"
+    install -m 644 "$controller/rbac-snapshot-controller.yaml" "$dir/rbac.yaml"
+    # A release's own manifest may still name the image of the one before.
+    sed -E "s|(sig-storage/snapshot-controller):.*|\1:$version|" "$controller/setup-snapshot-controller.yaml" >"$dir/controller.yaml"
+    image_of_program "$dir/controller.tar" "$program" "registry.k8s.io/sig-storage/snapshot-controller:$version"
 }
 
 # Kubernetes' own test suite, its runner, and the helper that most of its pods run.
 build_suite() {
-    go_in kube test -c -trimpath -ldflags "$(kubernetes_flags)" -o "$1/e2e.test" k8s.io/kubernetes/test/e2e
+    go_in kube test -c -trimpath -ldflags "$(kubernetes_flags)" -o "$1/e2e.test" k8s.io/kubernetes/test/e2e >&2
     go_in kube build -trimpath -ldflags "$(kubernetes_flags)" -o "$1/" \
-        github.com/onsi/ginkgo/v2/ginkgo k8s.io/kubernetes/test/images/agnhost
+        github.com/onsi/ginkgo/v2/ginkgo k8s.io/kubernetes/test/images/agnhost >&2
 }
 
 # build_once FOLDER WHAT FUNCTION: has the function fill a folder beside FOLDER, which
@@ -103,7 +137,7 @@ tools_build() {
     dir=$(tools_dir)
     mkdir -p "$dir"
     build_programs "$dir/kubernetes" "Kubernetes $(kubernetes_version) (5 to 8 minutes)" build_kubernetes
-    build_programs "$dir/sidecars" "the CSI sidecars (1 to 2 minutes)" build_sidecars
+    build_programs "$(sidecars_dir)" "the CSI sidecars (2 to 3 minutes)" build_sidecars
     [[ ${1-} != --e2e ]] || build_programs "$dir/suite" "Kubernetes' test suite (3 minutes)" build_suite
     images_build "$dir" "${1-}"
     echo "$dir"

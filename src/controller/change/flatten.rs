@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use crate::ceph::{Features, Header, ImageId, KeepGoing, OpenMode, Pool, WriteOp};
+use crate::ceph::{self, Features, Header, ImageId, KeepGoing, OpenMode, Pool, WriteOp};
 use crate::controller::reach::Reach;
 use crate::controller::snapshot::point::close;
 use crate::metrics;
@@ -204,8 +204,20 @@ impl Work {
         let Some(pool) = self.reach.background(&self.target.pool).await? else { return Ok(Outcome::Done) };
         let id = &self.target.id;
         let Some(header) = pool.image_header(id, &[]).await? else { return self.done().await };
-        if header.parent.is_some() {
-            self.flatten(&pool, &header).await?;
+        if let Some(parent) = &header.parent {
+            if self.is_copied(&pool, parent).await? {
+                tracing::info!(
+                    image = pool.describe(&self.target.name),
+                    "a flatten that had copied all is finished"
+                );
+                pool.detach_parent(id).await?;
+                // Who has it open may read on from a parent that is gone.
+                if let Err(error) = pool.notify_header_update(id).await {
+                    tracing::debug!(%error, "a client was not told that an image has no parent any more");
+                }
+            } else {
+                self.flatten(&pool, &header).await?;
+            }
         }
         let Some(header) = pool.image_header(id, &[]).await? else { return self.done().await };
         if header.features.contains(Features::DEEP_FLATTEN) || header.snapshots.is_empty() {
@@ -213,6 +225,22 @@ impl Work {
         }
         let children = self.clones(&pool).await?;
         if children.is_empty() { self.done().await } else { Ok(Outcome::First(children)) }
+    }
+
+    /// Whether a flatten was stopped behind its copying: librbd takes the image out of its
+    /// parent's header then, and the parent out of the image's a little later. In between
+    /// the image cannot be opened if the parent's snapshot is gone. Only images that are
+    /// complete have a record, so this is no clone that was never attached.
+    async fn is_copied(&self, pool: &Pool, parent: &ceph::Parent) -> Result<bool> {
+        let of = pool.connection().pool_by_id(parent.pool_id, &parent.namespace).await?;
+        // A pool that is gone took data along that nobody has copied for sure.
+        let Some(of) = of else { return Ok(false) };
+        let children = of.children_of(&ImageId::new(&*parent.image_id), Some(parent.snap_id)).await?;
+        Ok(!children.iter().any(|child| {
+            child.pool_id == pool.id()
+                && child.namespace == pool.namespace()
+                && child.image_id == self.target.id
+        }))
     }
 
     async fn done(&self) -> Result<Outcome> {

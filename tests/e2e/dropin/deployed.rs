@@ -24,14 +24,18 @@ pub struct Deployment<'a> {
 
 impl<'a> Deployment<'a> {
     /// The files with the images changed: ours for ceph-csi's, and of the sidecars the
-    /// versions that the lab has.
+    /// versions that the lab has, of which csi-resizer ends when it is given a gate that it
+    /// does not know any more.
     pub fn prepare(world: &'a World) -> Self {
         let read = |name: &&str| std::fs::read_to_string(checkout(&format!("{FOLDER}/{name}.yaml"))).unwrap();
         let text: String = FILES.iter().map(read).collect();
         let text = text
             .replace("quay.io/cephcsi/cephcsi:v3.17.0", &image())
             .replace("csi-provisioner:v6.2.0", "csi-provisioner:v6.3.0")
-            .replace("csi-attacher:v4.11.0", "csi-attacher:v4.13.0");
+            .replace("csi-snapshotter:v8.5.0", "csi-snapshotter:v8.7.0")
+            .replace("csi-attacher:v4.11.0", "csi-attacher:v4.13.0")
+            .replace("csi-resizer:v2.1.0", "csi-resizer:v2.3.0")
+            .replace("            - \"--feature-gates=RecoverVolumeExpansionFailure=true\"\n", "");
         scripts::apply_users(world);
         let registrar = registrar();
         let archive = checkout("target/image/registrar.tar");

@@ -88,8 +88,8 @@ impl Report {
              What `make e2e-storage` last gave, with the driver of version {} and Kubernetes {}: {}.\n\n\
              The definition is `tests/e2e/storage/driver.yaml`. A case does not apply when it skips\n\
              itself for a capability that the definition lacks. Left out altogether are the cases\n\
-             marked disruptive, serial or slow, those for Windows, and those of features that the\n\
-             driver does not have yet (snapshots, growth).\n\n\
+             marked disruptive, serial or slow, those for Windows, and those of a feature that the\n\
+             driver does not have yet (snapshots of groups).\n\n\
              | group | passed | failed | does not apply |\n|---|---:|---:|---:|\n",
             env!("CARGO_PKG_VERSION"),
             self.version,

@@ -1,5 +1,5 @@
 {{/*
-What both sidecars of the Deployment have in common.
+What all sidecars of the Deployment have in common.
 
 A values file of ceph-csi-rbd's may have `args:` with nothing in it, which takes the
 default's port away; so the default is here once more.

@@ -1,6 +1,8 @@
 //! The cluster and its nodes as they are: every object, mount, device and folder, to be
 //! compared with what is there after the driver was removed.
 //!
+//! Not a snapshot: that word is Ceph's and Kubernetes'.
+//!
 //! What a reader gets wrong: objects that Kubernetes itself makes and drops as time goes
 //! by (events, leases of nodes) are left out by name, each with its reason; nothing else is.
 
@@ -12,7 +14,7 @@ use super::wait::{seconds, until};
 use super::world::{NODES, OTHER_KUBELET, World};
 
 /// One line for each thing.
-pub struct Snapshot(BTreeSet<String>);
+pub struct Picture(BTreeSet<String>);
 
 /// Mounts, mapped devices, and the folders in which a driver and its pods leave things.
 /// Containers' own mounts belong to containerd, which drops them in its own time.
@@ -27,7 +29,7 @@ find /run/mount -type f -size +0 2>/dev/null | sed 's/^/libmount /'
 ls -d /etc/ceph* /etc/ceph-csi* /csi /tmp/csi 2>/dev/null | sed 's/^/folder /'
 true";
 
-impl Snapshot {
+impl Picture {
     pub fn take(world: &World) -> Self {
         let mut found = BTreeSet::new();
         let kinds = kinds(world);

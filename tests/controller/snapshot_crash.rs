@@ -1,0 +1,151 @@
+//! The controller killed before and after the calls of snapshots, restores and clones: the
+//! repeat gives the same answer, and when all is deleted nothing is left.
+//!
+//! What a reader gets wrong: these sweeps draw a sample of the calls anew in each run, and
+//! print their seed; `SWEEP=full` runs all of them (`make soak`).
+
+use crate::crash::{Points, goes_on, sweep_at};
+use crate::support::bench::Bench;
+use crate::support::driver::Driver;
+use crate::support::snapshots::Of;
+
+const SOURCE: &str = "pvc-source";
+
+/// The source of the sweep's snapshots and clones; made by a driver on which no fault strikes.
+fn source(bench: &Bench) -> String {
+    let mut request = bench.request(SOURCE, &[]);
+    request.capacity_range.as_mut().unwrap().required_bytes = 64 << 20;
+    bench.send(&bench.start_beside(), request).unwrap().volume_id
+}
+
+fn snapshot_of_source(bench: &Bench) -> String {
+    let beside = bench.start_beside();
+    bench.snapshot(&beside, "snapshot-0", &source(bench)).unwrap().snapshot_id
+}
+
+/// The calls of one RPC by a driver that has just started.
+fn steps_of(bench: &Bench, call: impl FnOnce(&Driver)) -> Vec<String> {
+    let driver = bench.start();
+    bench.site.arm("");
+    call(&driver);
+    let steps = bench.site.steps();
+    assert!(steps.len() > 8, "the trace: {steps:?}");
+    steps
+}
+
+/// Deletes all that there can be, in the order in which a CO may.
+fn delete_all(bench: &Bench, driver: &Driver, snapshots: &[String], volumes: &[String], at: &str) {
+    for id in volumes {
+        goes_on(bench.delete(driver, id), "delete", at);
+    }
+    for id in snapshots {
+        goes_on(bench.delete_snapshot(driver, id), "delete snapshot", at);
+    }
+}
+
+#[test]
+fn a_snapshot_killed_at_any_call_is_made_once() {
+    sweep_at(
+        Points::sample(),
+        |bench| {
+            let source = source(bench);
+            let steps =
+                steps_of(bench, |driver| drop(bench.snapshot(driver, "snapshot-1", &source).unwrap()));
+            let driver = bench.start_beside();
+            let made = bench.snapshot(&driver, "snapshot-1", &source).unwrap().snapshot_id;
+            delete_all(bench, &driver, &[made], &[source], "after the trace");
+            bench.wait_until_empty("after the trace");
+            steps
+        },
+        source,
+        |bench, driver, source| drop(bench.snapshot(driver, "snapshot-1", source)),
+        |bench, driver, source, at| {
+            let made = goes_on(bench.snapshot(driver, "snapshot-1", &source), "snapshot", at);
+            assert_eq!(bench.snapshot(driver, "snapshot-1", &source).unwrap(), made, "{at}: repeated");
+            assert_eq!(bench.images().len(), 2, "{at}");
+            delete_all(bench, driver, &[made.snapshot_id], &[source], at);
+        },
+    );
+}
+
+#[test]
+fn a_snapshot_that_is_given_up_goes_with_its_volume() {
+    sweep_at(
+        Points::sample(),
+        |bench| {
+            let source = source(bench);
+            let steps =
+                steps_of(bench, |driver| drop(bench.snapshot(driver, "snapshot-1", &source).unwrap()));
+            let driver = bench.start_beside();
+            let made = bench.snapshot(&driver, "snapshot-1", &source).unwrap().snapshot_id;
+            delete_all(bench, &driver, &[made], &[source], "after the trace");
+            bench.wait_until_empty("after the trace");
+            steps
+        },
+        source,
+        |bench, driver, source| drop(bench.snapshot(driver, "snapshot-1", source)),
+        |bench, driver, source, at| {
+            // Without the answer, the CO deletes the volume, and asks for the snapshot once more.
+            goes_on(bench.delete(driver, &source), "delete", at);
+            match bench.snapshot(driver, "snapshot-1", &source) {
+                // It was complete.
+                Ok(made) => delete_all(bench, driver, &[made.snapshot_id], &[], at),
+                Err(status) => assert_eq!(status.code(), tonic::Code::NotFound, "{at}: {status}"),
+            }
+        },
+    );
+}
+
+#[test]
+fn a_restore_killed_at_any_call_is_made_once() {
+    sweep_at(
+        Points::sample(),
+        |bench| {
+            let snapshot = snapshot_of_source(bench);
+            let of = Of::Snapshot(&snapshot);
+            let steps = steps_of(bench, |driver| drop(bench.create_of(driver, "pvc-restored", of).unwrap()));
+            let driver = bench.start_beside();
+            let made = bench.create_of(&driver, "pvc-restored", of).unwrap().volume_id;
+            let source = source(bench);
+            delete_all(bench, &driver, &[snapshot], &[source, made], "after the trace");
+            bench.wait_until_empty("after the trace");
+            steps
+        },
+        snapshot_of_source,
+        |bench, driver, snapshot| drop(bench.create_of(driver, "pvc-restored", Of::Snapshot(snapshot))),
+        |bench, driver, snapshot, at| {
+            let of = Of::Snapshot(&snapshot);
+            let made = goes_on(bench.create_of(driver, "pvc-restored", of), "restore", at);
+            assert_eq!(bench.create_of(driver, "pvc-restored", of).unwrap(), made, "{at}: repeated");
+            assert_eq!(bench.images().len(), 3, "{at}");
+            let source = source(bench);
+            delete_all(bench, driver, &[snapshot], &[source, made.volume_id], at);
+        },
+    );
+}
+
+#[test]
+fn a_clone_killed_at_any_call_is_made_once() {
+    sweep_at(
+        Points::sample(),
+        |bench| {
+            let source = source(bench);
+            let of = Of::Volume(&source);
+            let steps = steps_of(bench, |driver| drop(bench.create_of(driver, "pvc-clone", of).unwrap()));
+            let driver = bench.start_beside();
+            let made = bench.create_of(&driver, "pvc-clone", of).unwrap().volume_id;
+            delete_all(bench, &driver, &[], &[source, made], "after the trace");
+            bench.wait_until_empty("after the trace");
+            steps
+        },
+        source,
+        |bench, driver, source| drop(bench.create_of(driver, "pvc-clone", Of::Volume(source))),
+        |bench, driver, source, at| {
+            let of = Of::Volume(&source);
+            let made = goes_on(bench.create_of(driver, "pvc-clone", of), "clone", at);
+            assert_eq!(bench.create_of(driver, "pvc-clone", of).unwrap(), made, "{at}: repeated");
+            assert_eq!(bench.images().len(), 3, "{at}");
+            delete_all(bench, driver, &[], &[source, made.volume_id], at);
+        },
+    );
+}
