@@ -213,7 +213,12 @@ impl Bench {
 
     /// Waits until the pool is empty: purges go on after the answer.
     pub fn wait_until_empty(&self, what: &str) {
-        let until = Instant::now() + SOON;
+        self.wait_until_empty_for(what, SOON);
+    }
+
+    /// The same for purges that take longer.
+    pub fn wait_until_empty_for(&self, what: &str, time: Duration) {
+        let until = Instant::now() + time;
         loop {
             let left = self.contents();
             if left.is_empty() {
