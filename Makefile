@@ -76,7 +76,7 @@ sanity: setup ## csi-sanity alone
 e2e: setup ## all end-to-end tests: the driver on a real Kubernetes (needs Go once)
 	@scripts/e2e
 
-e2e-short: setup ## the user's path only: deploy, claim, pod, moved pod, teardown
+e2e-short: setup ## the user's path only: deploy, claim, pod, snapshot, restore, growth, teardown
 	@scripts/e2e short
 
 e2e-storage: setup ## Kubernetes' own storage suite; writes docs/e2e-storage.md

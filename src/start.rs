@@ -135,6 +135,7 @@ fn routes(
 ) -> Routes {
     let resolver = Resolver { connections: connections.clone(), config, instance: options.instance.clone() };
     let operations = Operations::default();
+    let kube = options.kubernetes.as_ref().map(|api| Kube::new(&api.host, api.port, &api.account));
     let controller = options.controller.then(|| {
         let controller = ControllerOptions {
             cluster_name: options.cluster_name.clone(),
@@ -149,7 +150,7 @@ fn routes(
             },
             flatten_concurrency: options.flatten_concurrency,
         };
-        Controller::new(controller, resolver.clone(), operations.clone())
+        Controller::new(controller, resolver.clone(), operations.clone()).with_kube(kube.clone())
     });
     let node = options.node.then(|| {
         let map_with = match options.map_with {
@@ -159,11 +160,7 @@ fn routes(
         let node = NodeOptions { node_id: options.node_id.clone(), map_with, scratch: std::env::temp_dir() };
         Node::new(node, resolver.clone(), operations.clone())
     });
-    let attacher = options.kubernetes.as_ref().map(|api| {
-        let kube = Kube::new(&api.host, api.port, &api.account);
-        Attacher::new(kube)
-    });
-    csi::routes(&options.driver_name, controller, attacher, node, health)
+    csi::routes(&options.driver_name, controller, kube.map(Attacher::new), node, health)
 }
 
 /// Lets the kubelet find this node plugin, if that was asked for.

@@ -15,6 +15,8 @@ mod ceph_conf;
 mod chain;
 #[path = "controller/crash.rs"]
 mod crash;
+#[path = "controller/expand.rs"]
+mod expand;
 #[path = "controller/failing.rs"]
 mod failing;
 #[path = "controller/fixture.rs"]
@@ -25,6 +27,8 @@ mod inside;
 mod legacy;
 #[path = "controller/life.rs"]
 mod life;
+#[path = "controller/list.rs"]
+mod list;
 #[path = "controller/metrics.rs"]
 mod metrics;
 #[path = "controller/mirror.rs"]

@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use rbd_csi::volume::parameters::table::{PARAMETERS, SIDECARS};
+use rbd_csi::volume::parameters::table::{PARAMETERS, SIDECARS, SNAPSHOT_PARAMETERS, SNAPSHOT_SIDECARS};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -532,14 +532,20 @@ fn each_script_helps_from_anywhere_and_refuses_what_it_does_not_know() {
     }
 }
 
-/// The class is where people look for what there is.
+/// The classes are where people look for what there is.
 #[test]
-fn the_class_tells_of_every_parameter() {
-    let class = std::fs::read_to_string(examples().join("storageclass.yaml")).unwrap();
-    let known: Vec<&str> = PARAMETERS.iter().chain(SIDECARS).map(|parameter| parameter.name).collect();
-    assert!(known.len() > 20, "the names were found");
-    for name in known {
-        assert!(class.contains(name), "storageclass.yaml does not tell of {name}");
+fn the_classes_tell_of_every_parameter() {
+    let of_volumes = PARAMETERS.iter().chain(SIDECARS);
+    let of_snapshots = SNAPSHOT_PARAMETERS.iter().chain(SNAPSHOT_SIDECARS);
+    for (file, known) in [
+        ("storageclass.yaml", of_volumes.collect::<Vec<_>>()),
+        ("snapshotclass.yaml", of_snapshots.collect()),
+    ] {
+        let class = std::fs::read_to_string(examples().join(file)).unwrap();
+        assert!(known.len() > 4, "{file}: the names were found");
+        for parameter in known {
+            assert!(class.contains(parameter.name), "{file} does not tell of {}", parameter.name);
+        }
     }
 }
 

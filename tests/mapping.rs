@@ -260,6 +260,7 @@ mod inside {
             let (volume, credentials) = (volume.clone(), self.credentials.clone());
             self.operate("map", seconds, |progress| async move {
                 let target = Target {
+                    own_client: false,
                     pool: &pool,
                     monitors: &[variable("LAB_MONITORS")],
                     credentials: &credentials,

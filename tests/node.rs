@@ -23,6 +23,8 @@ mod life;
 mod module;
 #[path = "node/refusals.rs"]
 mod refusals;
+#[path = "node/restored.rs"]
+mod restored;
 #[path = "node/takeover.rs"]
 mod takeover;
 
@@ -60,6 +62,9 @@ runs_inside!(
     refusals::what_is_never_staged,
     refusals::what_is_not_the_volumes_is_not_touched,
     refusals::who_uses_it_is_named,
+    restored::restored_volumes_are_as_large_as_their_image_and_live_beside_their_source,
+    restored::what_was_snapshotted_before_its_first_pod_is_formatted_at_its_own,
+    restored::a_volume_is_flattened_under_its_writer,
     takeover::what_ceph_csi_staged_is_taken_over,
     takeover::a_lost_stash_is_found_again,
     takeover::static_volumes_are_staged_and_never_formatted,

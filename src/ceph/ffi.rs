@@ -86,11 +86,13 @@ unsafe extern "C" {
     ) -> c_int;
     pub fn rados_buffer_free(buffer: *mut c_char);
 
+    pub fn rados_pool_list(cluster: rados_t, buffer: *mut c_char, length: usize) -> c_int;
     pub fn rados_pool_lookup(cluster: rados_t, name: *const c_char) -> i64;
     pub fn rados_pool_reverse_lookup(cluster: rados_t, id: i64, buffer: *mut c_char, length: usize) -> c_int;
     pub fn rados_ioctx_create2(cluster: rados_t, id: i64, io: *mut rados_ioctx_t) -> c_int;
     pub fn rados_ioctx_destroy(io: rados_ioctx_t);
     pub fn rados_ioctx_set_namespace(io: rados_ioctx_t, namespace: *const c_char);
+    pub fn rados_ioctx_snap_set_read(io: rados_ioctx_t, snap: u64);
     pub fn rados_set_pool_full_try(io: rados_ioctx_t);
     pub fn rados_aio_ioctx_selfmanaged_snap_create(
         io: rados_ioctx_t,

@@ -50,6 +50,11 @@ impl ImageId {
     pub fn object_map_object(&self) -> String {
         format!("rbd_object_map.{}", self.0)
     }
+
+    /// `rbd_object_map.<id>.<snapshot>`: the map of what a snapshot holds.
+    pub fn snapshot_map_object(&self, snap_id: u64) -> String {
+        format!("rbd_object_map.{}.{snap_id:016x}", self.0)
+    }
 }
 
 impl std::fmt::Display for ImageId {

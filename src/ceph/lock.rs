@@ -19,7 +19,7 @@ use super::error::{CephError, Result};
 use super::ffi;
 use super::image::ImageId;
 use super::pool::Pool;
-use super::watchers::Watcher;
+use super::watchers::{Watch, Watcher};
 use super::write_op::WriteOp;
 
 /// `ClsLockType::EXCLUSIVE`.
@@ -60,9 +60,14 @@ impl Holder {
     /// Of the holder of an image's lock: whether it still watches the image. One that does
     /// not is dead or cut off, and librbd blocklists it before it takes the lock over.
     pub fn is_among(&self, watchers: &[Watcher]) -> bool {
-        let number = self.client.strip_prefix("client.").and_then(|number| number.parse().ok());
-        let held = number.zip(self.watch_cookie());
+        let held = self.watch();
         held.is_some_and(|held| watchers.iter().any(|watcher| (watcher.client, watcher.cookie) == held))
+    }
+
+    /// Of the holder of an image's lock: the watch that it was taken with.
+    pub fn watch(&self) -> Option<Watch> {
+        let number = self.client.strip_prefix("client.").and_then(|number| number.parse().ok());
+        number.zip(self.watch_cookie())
     }
 }
 

@@ -38,6 +38,29 @@ impl Connection {
         name.map(|name| Pool::open(self, &name, id, namespace)).transpose()
     }
 
+    /// The names of all pools in the newest osdmap (`rados_pool_list`).
+    pub async fn pools(&self) -> Result<Vec<String>> {
+        self.newest_map().await?;
+        let list = |cluster| {
+            let mut names = Vec::new();
+            // SAFETY: a live handle; without room for them the length of all names is told.
+            let mut length = unsafe { ffi::rados_pool_list(cluster, null_mut(), 0) };
+            // A pool that is made in between makes the answer longer.
+            while usize::try_from(length).is_ok_and(|length| length > names.len()) {
+                names.resize(usize::try_from(length).unwrap_or(0), 0u8);
+                // SAFETY: a live handle and a buffer of the length that is given.
+                length = unsafe {
+                    ffi::rados_pool_list(cluster, names.as_mut_ptr().cast::<c_char>(), names.len())
+                };
+            }
+            (length.into(), names)
+        };
+        let (_, names) = self.blocking("rados_pool_list", "all pools".to_owned(), list).await?;
+        // Each name ends with a NUL, the list with an empty one.
+        let names = names.split(|byte| *byte == 0).take_while(|name| !name.is_empty());
+        Ok(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+    }
+
     async fn pool_id(&self, name: &str) -> Result<i64> {
         const OP: &str = "rados_pool_lookup";
         let c_name = CString::new(name).map_err(|_| CephError::new(OP, name, libc::EINVAL))?;

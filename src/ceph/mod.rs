@@ -5,6 +5,7 @@
 //! `aio` (objects, asynchronous) and `connection` (all else, on threads).
 
 mod aio;
+mod ancestry;
 mod children;
 mod clone;
 mod connect;
@@ -35,6 +36,7 @@ mod trash;
 mod watchers;
 mod write_op;
 
+pub use ancestry::{Moment, Origin};
 pub use children::Child;
 pub use connection::Connection;
 pub use connections::{Connections, Credentials};
@@ -50,5 +52,5 @@ pub use open::{Image, OpenMode};
 pub use pool::Pool;
 pub use read_op::{Omap, ReadOp, ReadResult, ReadResults};
 pub use trash::{TrashEntry, TrashState};
-pub use watchers::Watcher;
+pub use watchers::{Watch, Watcher};
 pub use write_op::WriteOp;

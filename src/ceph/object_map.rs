@@ -23,8 +23,16 @@ impl Pool {
     /// The image's object map, one operation; `None` when there is none, or none
     /// that can be read (an empty object, bad checksums).
     pub async fn object_map(&self, id: &ImageId) -> Result<Option<ObjectMap>> {
+        self.load_object_map(id.object_map_object()).await
+    }
+
+    /// The same of one of the image's snapshots.
+    pub async fn snapshot_object_map(&self, id: &ImageId, snap_id: u64) -> Result<Option<ObjectMap>> {
+        self.load_object_map(id.snapshot_map_object(snap_id)).await
+    }
+
+    async fn load_object_map(&self, object: String) -> Result<Option<ObjectMap>> {
         const OP: &str = "object map";
-        let object = id.object_map_object();
         let op = ReadOp::new().exec(RBD, c"object_map_load", Vec::new());
         let data = match self.read(OP, &object, op).await {
             Err(error) if error.is(libc::ENOENT) || error.is(libc::EINVAL) => return Ok(None),

@@ -88,6 +88,19 @@ impl Pool {
         })
     }
 
+    /// The same pool as it was when a snapshot of an image was made: reads see the objects
+    /// that the snapshot holds (`rados_ioctx_snap_set_read`). For reading data objects only;
+    /// a snapshot's number is one of the pool that the image's data are in.
+    ///
+    /// # Errors
+    /// librados gives no context.
+    pub fn at_snapshot(&self, snap_id: u64) -> Result<Self> {
+        let pool = Self::open(&self.connection, &self.name, self.id, &self.namespace)?;
+        // SAFETY: a live context that nobody else has yet, so its settings may be made.
+        unsafe { ffi::rados_ioctx_snap_set_read(pool.context.io, snap_id) };
+        Ok(pool)
+    }
+
     /// The pool's name when it was looked up.
     pub fn name(&self) -> &str {
         &self.name

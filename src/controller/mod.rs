@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use crate::ceph::{Connection, Pool};
 use crate::config::ClusterEntry;
+use crate::kube::Kube;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::{self, VolumeId};
 use crate::volume::image::resolve::Resolver;
@@ -61,6 +62,8 @@ pub struct Controller {
     purger: Purger,
     creator: Creator,
     flattener: Flattener,
+    /// Where the secrets lie that config.json names, if there is a Kubernetes.
+    kube: Option<Kube>,
 }
 
 impl Controller {
@@ -69,7 +72,12 @@ impl Controller {
         let creator = Creator::new(&options.identity, options.takeover_grace);
         let flattener = Flattener::new(options.flatten_concurrency);
         let purger = Purger::new(&creator, &resolver.instance, &flattener);
-        Self { options: Arc::new(options), resolver, operations, purger, creator, flattener }
+        Self { options: Arc::new(options), resolver, operations, purger, creator, flattener, kube: None }
+    }
+
+    /// The same, with a Kubernetes that keeps the secrets that config.json names.
+    pub fn with_kube(self, kube: Option<Kube>) -> Self {
+        Self { kube, ..self }
     }
 
     /// CreateVolume.

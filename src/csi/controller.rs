@@ -1,4 +1,4 @@
-//! The Controller service: volumes are created, deleted and asked about.
+//! The Controller service: volumes and snapshots are created, changed, deleted and asked about.
 //!
 //! Lives here: from a call to the domain's `Controller` and back. What a reader gets
 //! wrong: a call that is not served must not be announced either, since the sidecars
@@ -10,11 +10,13 @@ use super::proto;
 use super::proto::controller_server::Controller;
 use super::proto::controller_service_capability::rpc::Type;
 use super::proto::controller_service_capability::{Rpc, Type as Capability};
+use super::proto::list_snapshots_response::Entry;
 use super::proto::validate_volume_capabilities_response::Confirmed;
 use super::unserved::unserved;
-use super::{deadline, request, status};
+use super::{deadline, request};
 use crate::controller as domain;
 use crate::controller::ask::attach::Attacher;
+use crate::volume::request::Snapshot;
 
 const LIST: &str = "ControllerGetCapabilities";
 
@@ -22,10 +24,19 @@ const LIST: &str = "ControllerGetCapabilities";
 /// are understood. ceph-csi announces it on its nodes only, and CSI does not demand
 /// it of both; but a CO that reads one list must not conclude the opposite, and
 /// either mix of modes is accepted anyway.
-const SERVED: [Type; 2] = [Type::CreateDeleteVolume, Type::SingleNodeMultiWriter];
+const SERVED: [Type; 5] = [
+    Type::CreateDeleteVolume,
+    Type::CreateDeleteSnapshot,
+    Type::CloneVolume,
+    Type::ExpandVolume,
+    Type::SingleNodeMultiWriter,
+];
 /// Served besides where a Kubernetes API can be asked about nodes. Elsewhere the CO has no
 /// attaching to wait for, and nobody could say which nodes exist.
 const SERVED_WITH_KUBERNETES: Type = Type::PublishUnpublishVolume;
+/// Served besides where each cluster has a key of its own (`Controller::lists_snapshots`),
+/// and announced only there.
+const SERVED_WITH_KEYS: [Type; 2] = [Type::ListSnapshots, Type::GetSnapshot];
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -50,13 +61,14 @@ impl Controller for ControllerService {
         call: Request<proto::CreateVolumeRequest>,
     ) -> Answer<proto::CreateVolumeResponse> {
         let deadline = deadline::deadline(call.metadata(), deadline::CONTROLLER);
-        let request = request::create(call.into_inner())?;
-        let volume =
-            self.controller.create(request, deadline).await.map_err(|error| status::create_status(&error))?;
+        let call = call.into_inner();
+        let content_source = call.volume_content_source.clone();
+        let volume = self.controller.create(request::create(call)?, deadline).await?;
         let volume = proto::Volume {
-            capacity_bytes: i64::try_from(volume.capacity).unwrap_or(i64::MAX),
+            capacity_bytes: signed(volume.capacity),
             volume_id: volume.id,
             volume_context: volume.context,
+            content_source,
             ..Default::default()
         };
         Ok(Response::new(proto::CreateVolumeResponse { volume: Some(volume) }))
@@ -91,7 +103,11 @@ impl Controller for ControllerService {
         let capability = |served: Type| proto::ControllerServiceCapability {
             r#type: Some(Capability::Rpc(Rpc { r#type: served.into() })),
         };
-        let served = SERVED.into_iter().chain(self.attacher.as_ref().map(|_| SERVED_WITH_KUBERNETES));
+        let listing = self.controller.lists_snapshots().await.then_some(SERVED_WITH_KEYS);
+        let served = SERVED
+            .into_iter()
+            .chain(self.attacher.as_ref().map(|_| SERVED_WITH_KUBERNETES))
+            .chain(listing.into_iter().flatten());
         let capabilities = served.map(capability).collect();
         Ok(Response::new(proto::ControllerGetCapabilitiesResponse { capabilities }))
     }
@@ -132,37 +148,59 @@ impl Controller for ControllerService {
 
     async fn create_snapshot(
         &self,
-        _: Request<proto::CreateSnapshotRequest>,
+        call: Request<proto::CreateSnapshotRequest>,
     ) -> Answer<proto::CreateSnapshotResponse> {
-        unserved("CreateSnapshot", LIST)
+        let deadline = deadline::deadline(call.metadata(), deadline::CONTROLLER);
+        let request = request::create_snapshot(call.into_inner())?;
+        let made = self.controller.create_snapshot(request, deadline).await?;
+        Ok(Response::new(proto::CreateSnapshotResponse { snapshot: Some(snapshot(made)) }))
     }
 
     async fn delete_snapshot(
         &self,
-        _: Request<proto::DeleteSnapshotRequest>,
+        call: Request<proto::DeleteSnapshotRequest>,
     ) -> Answer<proto::DeleteSnapshotResponse> {
-        unserved("DeleteSnapshot", LIST)
+        let deadline = deadline::deadline(call.metadata(), deadline::CONTROLLER);
+        let request = request::delete_snapshot(call.into_inner())?;
+        // Removed or absent: CSI answers OK to both.
+        self.controller.delete_snapshot(request, deadline).await?;
+        Ok(Response::new(proto::DeleteSnapshotResponse {}))
     }
 
     async fn list_snapshots(
         &self,
-        _: Request<proto::ListSnapshotsRequest>,
+        call: Request<proto::ListSnapshotsRequest>,
     ) -> Answer<proto::ListSnapshotsResponse> {
-        unserved("ListSnapshots", LIST)
+        let deadline = deadline::deadline(call.metadata(), deadline::CONTROLLER);
+        let request = request::list_snapshots(call.into_inner())?;
+        let page = self.controller.list_snapshots(request, deadline).await?;
+        let entry = |found| Entry { snapshot: Some(snapshot(found)) };
+        Ok(Response::new(proto::ListSnapshotsResponse {
+            entries: page.snapshots.into_iter().map(entry).collect(),
+            next_token: page.next.unwrap_or_default(),
+        }))
     }
 
     async fn get_snapshot(
         &self,
-        _: Request<proto::GetSnapshotRequest>,
+        call: Request<proto::GetSnapshotRequest>,
     ) -> Answer<proto::GetSnapshotResponse> {
-        unserved("GetSnapshot", LIST)
+        let deadline = deadline::deadline(call.metadata(), deadline::CONTROLLER);
+        let (id, secrets) = request::get_snapshot(call.into_inner())?;
+        let found = self.controller.get_snapshot(id, secrets, deadline).await?;
+        Ok(Response::new(proto::GetSnapshotResponse { snapshot: Some(snapshot(found)) }))
     }
 
     async fn controller_expand_volume(
         &self,
-        _: Request<proto::ControllerExpandVolumeRequest>,
+        call: Request<proto::ControllerExpandVolumeRequest>,
     ) -> Answer<proto::ControllerExpandVolumeResponse> {
-        unserved("ControllerExpandVolume", LIST)
+        let deadline = deadline::deadline(call.metadata(), deadline::CONTROLLER);
+        let expanded = self.controller.expand(request::expand(call.into_inner())?, deadline).await?;
+        Ok(Response::new(proto::ControllerExpandVolumeResponse {
+            capacity_bytes: signed(expanded.capacity),
+            node_expansion_required: expanded.node_expansion_required,
+        }))
     }
 
     async fn controller_get_volume(
@@ -192,6 +230,26 @@ impl Controller for ControllerService {
     ) -> Answer<proto::ControllerGetVolumeHealthResponse> {
         unserved("ControllerGetVolumeHealth", LIST)
     }
+}
+
+/// A snapshot that the domain knows is complete, so it can be restored at once.
+fn snapshot(found: Snapshot) -> proto::Snapshot {
+    let created = prost_types::Timestamp {
+        seconds: signed(found.created.as_secs()),
+        nanos: i32::try_from(found.created.subsec_nanos()).unwrap_or_default(),
+    };
+    proto::Snapshot {
+        size_bytes: signed(found.size),
+        snapshot_id: found.id,
+        source_volume_id: found.source_volume_id,
+        creation_time: Some(created),
+        ready_to_use: true,
+        ..Default::default()
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// Confirms what was looked at, and only that: the capabilities, and the context by

@@ -13,6 +13,7 @@ use super::proto;
 use super::proto::identity_server::Identity;
 use super::proto::plugin_capability;
 use super::proto::plugin_capability::service::Type;
+use super::proto::plugin_capability::volume_expansion::Type as Expansion;
 use crate::health::{Health, Unwell};
 
 /// The CSI release that `proto/csi.proto` holds.
@@ -68,8 +69,13 @@ impl Identity for IdentityService {
         _: Request<proto::GetPluginCapabilitiesRequest>,
     ) -> Result<Response<proto::GetPluginCapabilitiesResponse>, Status> {
         let service = plugin_capability::Service { r#type: Type::ControllerService.into() };
-        let r#type = Some(plugin_capability::Type::Service(service));
-        let capabilities = vec![proto::PluginCapability { r#type }];
+        let growth = plugin_capability::VolumeExpansion { r#type: Expansion::Online.into() };
+        let served = [
+            plugin_capability::Type::Service(service),
+            // Offline besides: a volume that nobody uses can grow in the same way.
+            plugin_capability::Type::VolumeExpansion(growth),
+        ];
+        let capabilities = served.map(|served| proto::PluginCapability { r#type: Some(served) }).into();
         Ok(Response::new(proto::GetPluginCapabilitiesResponse { capabilities }))
     }
 
@@ -105,7 +111,7 @@ mod tests {
         );
         let answer =
             service.get_plugin_capabilities(Request::new(Default::default())).await.unwrap().into_inner();
-        assert_eq!(answer.capabilities.len(), 1);
+        assert_eq!(answer.capabilities.len(), 2);
 
         // Without a configuration it is waited for, and nobody is told to restart it.
         let waits = service.probe(Request::new(Default::default())).await.unwrap().into_inner();

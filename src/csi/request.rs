@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::capability::{capabilities, capability};
-use super::limits::{bytes, map, name, path, present, required};
+use super::limits::{bytes, invalid, map, name, path, present, required};
 use super::proto;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::journal::Origin;
 use crate::volume::request::{
-    AttachRequest, CreateRequest, DeleteRequest, DetachRequest, ExpandOnNodeRequest, PublishRequest, Secrets,
-    StageRequest, StatsRequest, UnpublishRequest, UnstageRequest, ValidateRequest,
+    AttachRequest, CreateRequest, CreateSnapshotRequest, DeleteRequest, DeleteSnapshotRequest, DetachRequest,
+    ExpandOnNodeRequest, ExpandRequest, ListSnapshotsRequest, PublishRequest, Secrets, StageRequest,
+    StatsRequest, UnpublishRequest, UnstageRequest, ValidateRequest,
 };
 use crate::volume::size::CapacityRange;
 
@@ -50,6 +51,59 @@ fn source(source: proto::VolumeContentSource) -> Result<Origin> {
 /// DeleteVolume.
 pub(super) fn delete(request: proto::DeleteVolumeRequest) -> Result<DeleteRequest> {
     Ok(DeleteRequest { volume_id: volume_id(request.volume_id)?, secrets: secrets(request.secrets)? })
+}
+
+/// CreateSnapshot.
+pub(super) fn create_snapshot(request: proto::CreateSnapshotRequest) -> Result<CreateSnapshotRequest> {
+    if request.accessibility_requirements.is_some() {
+        return Err(invalid("accessibility_requirements: no snapshot has a topology here"));
+    }
+    Ok(CreateSnapshotRequest {
+        name: name("name", request.name)?,
+        source_volume_id: required("source_volume_id", request.source_volume_id)?,
+        parameters: map("parameters", request.parameters)?,
+        secrets: secrets(request.secrets)?,
+    })
+}
+
+/// DeleteSnapshot.
+pub(super) fn delete_snapshot(request: proto::DeleteSnapshotRequest) -> Result<DeleteSnapshotRequest> {
+    Ok(DeleteSnapshotRequest {
+        snapshot_id: required("snapshot_id", request.snapshot_id)?,
+        secrets: secrets(request.secrets)?,
+    })
+}
+
+/// ListSnapshots.
+pub(super) fn list_snapshots(request: proto::ListSnapshotsRequest) -> Result<ListSnapshotsRequest> {
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    Ok(ListSnapshotsRequest {
+        snapshot_id: given(request.snapshot_id),
+        source_volume_id: given(request.source_volume_id),
+        max_entries: usize::try_from(request.max_entries)
+            .map_err(|_| invalid(format!("max_entries is negative: {}", request.max_entries)))?,
+        starting_token: request.starting_token,
+        secrets: secrets(request.secrets)?,
+    })
+}
+
+/// GetSnapshot: the snapshot's handle and the secret.
+pub(super) fn get_snapshot(request: proto::GetSnapshotRequest) -> Result<(String, Secrets)> {
+    Ok((required("snapshot_id", request.snapshot_id)?, secrets(request.secrets)?))
+}
+
+/// ControllerExpandVolume.
+pub(super) fn expand(request: proto::ControllerExpandVolumeRequest) -> Result<ExpandRequest> {
+    let volume_id = volume_id(request.volume_id)?;
+    let range = present("capacity_range", request.capacity_range)?;
+    let given = request.volume_capability;
+    Ok(ExpandRequest {
+        volume_id,
+        required: bytes("capacity_range.required_bytes", range.required_bytes)?,
+        limit: bytes("capacity_range.limit_bytes", range.limit_bytes)?,
+        capability: given.map(|given| capability("volume_capability", Some(given))).transpose()?,
+        secrets: secrets(request.secrets)?,
+    })
 }
 
 /// ValidateVolumeCapabilities.

@@ -34,6 +34,8 @@ pub fn code(kind: Kind) -> Code {
         Kind::Denied => Code::PermissionDenied,
         // CSI: "secrets are not valid for authentication".
         Kind::Unauthenticated => Code::Unauthenticated,
+        // CSI: "Invalid starting_token"; the caller begins anew.
+        Kind::NoSuchPlace => Code::Aborted,
         // CSI: "Operation pending for volume": only while one runs.
         Kind::Busy => Code::Aborted,
         // The outcome is open, and callers treat it so.
@@ -48,15 +50,6 @@ pub fn code(kind: Kind) -> Code {
 /// The status for an error of the domain; its details stay empty, as CSI demands.
 pub fn status(error: &Error) -> Status {
     Status::new(code(error.kind), message(&error.to_string()))
-}
-
-/// The status for an error of CreateVolume, where CSI's NOT_FOUND means the content
-/// source alone: a cluster that is not configured is a wrong parameter.
-pub fn create_status(error: &Error) -> Status {
-    match error.kind {
-        Kind::NotFound => Status::invalid_argument(message(&error.to_string())),
-        _ => status(error),
-    }
 }
 
 /// CSI demands a text for people with every error.
@@ -98,6 +91,7 @@ mod tests {
             (Kind::NoSpace, false),
             (Kind::Denied, false),
             (Kind::Unauthenticated, false),
+            (Kind::NoSuchPlace, true),
             (Kind::Busy, true),
             (Kind::Timeout, true),
             (Kind::Unavailable, true),
@@ -121,12 +115,5 @@ mod tests {
             assert!(cut.message().len() <= LONGEST && kept.len() > LONGEST - 8 && long.starts_with(kept));
             assert!(cut.details().is_empty());
         }
-    }
-
-    #[test]
-    fn nothing_but_a_source_is_not_found_by_create() {
-        let unknown = Error::new(Kind::NotFound, "missing configuration for cluster ID x");
-        assert_eq!(create_status(&unknown).code(), Code::InvalidArgument);
-        assert_eq!(create_status(&Error::new(Kind::Busy, "x")).code(), Code::Aborted);
     }
 }

@@ -66,6 +66,11 @@ pub enum Job {
         /// The device, absolute.
         device: PathBuf,
     },
+    /// Replays the log of the XFS on a device. Answers `()`.
+    Replay {
+        /// The device, absolute.
+        device: PathBuf,
+    },
 }
 
 impl Job {
@@ -74,6 +79,7 @@ impl Job {
             Self::Mount { .. } => "mount",
             Self::Unmount { .. } => "unmount",
             Self::Look { .. } => "probe",
+            Self::Replay { .. } => "replay journal",
         }
     }
 
@@ -81,7 +87,7 @@ impl Job {
         match self {
             Self::Mount { source, target, .. } => format!("{} at {}", source.display(), target.display()),
             Self::Unmount { target, .. } => target.display().to_string(),
-            Self::Look { device } => device.display().to_string(),
+            Self::Look { device } | Self::Replay { device } => device.display().to_string(),
         }
     }
 }

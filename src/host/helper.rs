@@ -22,7 +22,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 use sys_mount::{Mount, MountFlags};
 
 use super::child::{Job, LARGEST, News, Order};
-use super::probe;
+use super::{probe, replay};
 
 /// The socket to the driver is the standard input.
 const SOCKET: RawFd = 0;
@@ -156,6 +156,10 @@ fn work(job: &Job) -> Result<serde_json::Value, Failure> {
             Ok(serde_json::Value::Null)
         }
         Job::Look { device } => answer(probe::look_here(device)),
+        Job::Replay { device } => {
+            replay::replay_xfs_here(device).map_err(plain)?;
+            Ok(serde_json::Value::Null)
+        }
     }
 }
 

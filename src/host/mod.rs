@@ -24,6 +24,7 @@ pub mod place;
 pub mod probe;
 pub mod processes;
 pub mod rbd_program;
+pub mod replay;
 pub mod superblock;
 pub mod thread;
 

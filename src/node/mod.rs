@@ -13,6 +13,8 @@ pub mod expand;
 pub mod host_error;
 pub mod mapping;
 pub mod publish;
+mod readers;
+pub mod replay_lock;
 pub mod stage;
 pub mod staged;
 pub mod stash;

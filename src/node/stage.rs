@@ -60,6 +60,15 @@ pub struct Staging {
     pub scratch: PathBuf,
 }
 
+/// What came of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mounted {
+    /// It is mounted.
+    Yes,
+    /// It is not: the file system's journal has to be replayed first, on a writable device.
+    NeedsReplay(FsKind),
+}
+
 /// Stages the volume; what is staged the same way already is left as it is.
 ///
 /// # Errors
@@ -136,12 +145,11 @@ impl Staging {
         }
         if let Access::Mount { fs_type, .. } = &self.capability.access
             && !fs_type.is_empty()
-            && !same_family(fs_type, &occupant.mount.fs_type)
+            && !staged::same_family(fs_type, &occupant.mount.fs_type)
         {
             return Ok(Some(format!("with file system type {}", occupant.mount.fs_type)));
         }
-        let asked =
-            MapOptions::parse(parameter(&self.context, "mapOptions"))?.read_only() || self.read_only();
+        let asked = MapOptions::parse(self.parameter("mapOptions"))?.read_only() || self.read_only();
         Ok((mapping.read_only != asked)
             .then(|| format!("mapped {}", if mapping.read_only { "read-only" } else { "writable" })))
     }
@@ -155,7 +163,7 @@ impl Staging {
             self.resolver.resolve(&self.place.volume_id, &self.context, &self.secrets, &[]).await?;
         unstage::refuse_content(&self.place.entry).await?;
         // 2.
-        let unmap = UnmapOptions::parse(parameter(&self.context, "unmapOptions"))?;
+        let unmap = UnmapOptions::parse(self.parameter("unmapOptions"))?;
         let stash = Stash::new(resolved.pool.name(), resolved.pool.namespace(), &resolved.image, unmap)
             .on(&resolved.pool.connection().fsid().await?);
         if old
@@ -164,23 +172,29 @@ impl Staging {
             unstage::take_down(&self.place, &self.mapper, &self.resolver.config, progress).await?;
         }
         self.write_stash(&stash).await?;
-        // 3.
+        // 3. and 4.
+        if let Access::Mount { .. } = &self.capability.access {
+            return match self.read_only() {
+                true => self.mount_for_readers(&resolved, progress).await,
+                false => self.map_and_mount(&resolved, progress).await?.or_refuse(&resolved),
+            };
+        }
         let mapping = self.map(&resolved, progress).await?;
         // Let go on every way out, before the undo unmaps.
         let _held = hold(&mapping).await?;
-        // 4.
-        match &self.capability.access {
-            Access::Block => {
-                if !mapping.read_only {
-                    // From now on what is there may be anybody's data, not an mkfs' remains.
-                    Mark::clear(&resolved.pool, &resolved.image_id).await?;
-                }
-                self.attach(&mapping, progress).await
-            }
-            Access::Mount { fs_type, flags, .. } => {
-                self.mount(&resolved, &mapping, fs_type, flags, progress).await
-            }
+        if !mapping.read_only {
+            // From now on what is there may be anybody's data, not an mkfs' remains.
+            Mark::clear(&resolved.pool, &resolved.image_id).await?;
         }
+        self.attach(&mapping, progress).await
+    }
+
+    /// Maps the image and mounts its file system.
+    pub(super) async fn map_and_mount(&self, resolved: &Resolved, progress: &Progress) -> Result<Mounted> {
+        let mapping = self.map(resolved, progress).await?;
+        // Let go on every way out, before anything unmaps.
+        let _held = hold(&mapping).await?;
+        self.mount(resolved, &mapping, progress).await
     }
 
     async fn write_stash(&self, stash: &Stash) -> Result<()> {
@@ -191,21 +205,25 @@ impl Staging {
     }
 
     async fn map(&self, resolved: &Resolved, progress: &Progress) -> Result<Mapping> {
+        self.mapper.map(&self.target(resolved), progress).await
+    }
+
+    pub(super) fn target<'a>(&'a self, resolved: &'a Resolved) -> Target<'a> {
         let is_block = matches!(self.capability.access, Access::Block);
-        let target = Target {
+        Target {
             pool: &resolved.pool,
             monitors: &resolved.cluster.monitors,
             credentials: &resolved.credentials,
             image: &resolved.image,
             image_id: &resolved.image_id,
             header: &resolved.header,
-            map_options: parameter(&self.context, "mapOptions"),
+            map_options: self.parameter("mapOptions"),
             read_only: self.read_only(),
+            own_client: false,
             netns: resolved.cluster.net_namespace_file.as_deref(),
             multi_node_block: is_block && self.capability.mode == AccessMode::MultiNodeMultiWriter,
             mirror_daemons: resolved.cluster.mirror_daemon_count,
-        };
-        self.mapper.map(&target, progress).await
+        }
     }
 
     /// A raw device: its file, bound onto an empty one.
@@ -217,14 +235,10 @@ impl Staging {
     }
 
     /// A file system: found or made, mounted, and as large as its device.
-    async fn mount(
-        &self,
-        resolved: &Resolved,
-        mapping: &Mapping,
-        fs_type: &str,
-        flags: &[String],
-        progress: &Progress,
-    ) -> Result<()> {
+    async fn mount(&self, resolved: &Resolved, mapping: &Mapping, progress: &Progress) -> Result<Mounted> {
+        let Access::Mount { fs_type, flags, .. } = &self.capability.access else {
+            return Err(Error::new(Kind::Internal, "a raw device is not mounted"));
+        };
         let (device, entry) = (mapping.device(), &self.place.entry);
         let format = Format {
             pool: &resolved.pool,
@@ -232,7 +246,7 @@ impl Staging {
             image_id: &resolved.image_id,
             device: &device,
             fs_type,
-            mkfs_options: parameter(&self.context, "mkfsOptions"),
+            mkfs_options: self.parameter("mkfsOptions"),
             node: &self.node,
             is_static: resolved.is_static,
             read_only: mapping.read_only,
@@ -245,13 +259,19 @@ impl Staging {
         let options = options(kind, &flags, mapping.read_only);
         progress.step(format!("mounting {} at {}", device.display(), entry.display()));
         let mounted = mount::mount(&device, entry, kind.name(), &options, LONGEST).await;
-        mounted.map_err(|error| explain(error, kind, !flags.is_empty()))?;
-        match made {
-            FsState::Found { can_grow: true, .. } if options.flags & libc::MS_RDONLY == 0 => {
-                self.grow(kind, &device, progress).await
+        match mounted {
+            // What the kernel says of a journal that it would have to replay onto such a device.
+            Err(error) if error.is(libc::EROFS) && mapping.read_only => {
+                return Ok(Mounted::NeedsReplay(kind));
             }
-            _ => Ok(()),
+            mounted => mounted.map_err(|error| explain(error, kind, !flags.is_empty()))?,
         }
+        if let FsState::Found { can_grow: true, .. } = made
+            && options.flags & libc::MS_RDONLY == 0
+        {
+            self.grow(kind, &device, progress).await?;
+        }
+        Ok(Mounted::Yes)
     }
 
     async fn make_entry(&self, make: fn(&Path, u32) -> crate::host::Result<bool>, mode: u32) -> Result<()> {
@@ -274,7 +294,11 @@ impl Staging {
         Ok(growth::grow(kind, device, &self.place.entry).await?)
     }
 
-    fn read_only(&self) -> bool {
+    pub(super) fn parameter(&self, name: &str) -> &str {
+        self.context.get(name).map_or("", String::as_str)
+    }
+
+    pub(super) fn read_only(&self) -> bool {
         self.capability.read_only()
     }
 
@@ -309,18 +333,6 @@ async fn hold(mapping: &Mapping) -> Result<File> {
         libc::ESTALE => Error::new(Kind::Precondition, "the device is another's").because(error),
         _ => error.into(),
     })
-}
-
-fn parameter<'a>(context: &'a BTreeMap<String, String>, name: &str) -> &'a str {
-    context.get(name).map_or("", String::as_str)
-}
-
-/// The kernel's ext4 code mounts all of its family.
-fn same_family(asked: &str, found: &str) -> bool {
-    match (FsKind::parse(asked), FsKind::parse(found)) {
-        (Some(asked), Some(found)) => asked == found || (asked.is_ext() && found.is_ext()),
-        _ => asked == found,
-    }
 }
 
 /// XFS refuses a second file system of the same uuid, which a clone or a restored

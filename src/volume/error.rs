@@ -29,6 +29,8 @@ pub enum Kind {
     Denied,
     /// The cluster refuses the user or the key (EACCES at connect).
     Unauthenticated,
+    /// The place where a list was to go on is none that a list of ours ended at.
+    NoSuchPlace,
     /// Work on the same volume runs already, or the work asked for goes on and says how far
     /// it is; the text says which, since when, in which step.
     Busy,

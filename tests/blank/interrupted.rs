@@ -115,13 +115,13 @@ async fn kill_after_mark(volume: &Volume, fs_type: &str, delay: Duration) {
 }
 
 async fn marked(volume: &Volume, kind: FsKind, arguments: Vec<String>) {
-    let mark = Mark::new("node-0", kind, arguments).unwrap();
+    let mark = Mark::new("node-0", &volume.id, kind, arguments).unwrap();
     mark.put(&volume.pool, &volume.id, &volume.header().await).await.unwrap();
 }
 
 /// The state that a kill leaves shortly before the end of mkfs: all is written
 /// but the superblock (ext4), or the superblock says that mkfs is under way (XFS).
-async fn nearly_made(volume: &Volume, kind: FsKind) {
+pub async fn nearly_made(volume: &Volume, kind: FsKind) {
     let arguments = mkfs_arguments(kind, "").await.unwrap();
     marked(volume, kind, arguments.clone()).await;
     let mut all: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -179,7 +179,7 @@ async fn a_mark_alone_binds_nobody() {
     let old = volume.header().await;
     marked(&volume, FsKind::Xfs, arguments.clone()).await;
     // Who has not seen it cannot replace it.
-    let late = Mark::new("node-1", FsKind::Xfs, arguments).unwrap();
+    let late = Mark::new("node-1", &volume.id, FsKind::Xfs, arguments).unwrap();
     let error = late.put(&volume.pool, &volume.id, &old).await.unwrap_err();
     assert_eq!(error.kind, Kind::Busy, "{error}");
     assert!(late.take_back(&volume.pool, &volume.id).await.is_err());

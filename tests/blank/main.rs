@@ -5,6 +5,7 @@
 //! [`in_the_node`]. The lab is shared by all of them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
+mod chains;
 mod foreign;
 mod fresh;
 mod interrupted;

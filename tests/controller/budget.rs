@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::bench::Bench;
+use super::expand;
+use crate::support::bench::{Bench, GIB};
 use crate::support::driver::Driver;
 use crate::support::ops;
 
@@ -11,6 +12,9 @@ const MOST_FOR_CREATE: u64 = 14;
 const MOST_FOR_REPLAY: u64 = 5;
 const MOST_FOR_DELETE: u64 = 25;
 const MOST_FOR_DELETE_SNAPSHOT: u64 = 25;
+/// Of which librbd's own (open, resize, close) are all but 8.
+const MOST_FOR_GROWTH: u64 = 30;
+const MOST_FOR_NO_GROWTH: u64 = 4;
 
 fn bench() -> Bench {
     let bench = Bench::new();
@@ -42,6 +46,12 @@ fn each_rpc_stays_within_its_operations() {
     let (id, create) = cost(&bench, &driver, || bench.create(&driver, "pvc-budget").unwrap());
     let (again, replay) = cost(&bench, &driver, || bench.create(&driver, "pvc-budget").unwrap());
     assert_eq!(again, id);
+    let grow = |size| expand::grow(&bench, &driver, &id, size).unwrap();
+    let (_, growth) = cost(&bench, &driver, || grow(2 * GIB));
+    let (_, no_growth) = cost(&bench, &driver, || grow(2 * GIB));
+    println!("growth {growth}, again {no_growth}");
+    assert!(growth <= MOST_FOR_GROWTH, "ControllerExpandVolume took {growth} operations");
+    assert!(no_growth <= MOST_FOR_NO_GROWTH, "its replay took {no_growth} operations");
     // The purge is held back until the count is taken.
     bench.site.arm("delay=3000:before:journal read purge");
     let ((), delete) = cost(&bench, &driver, || bench.delete(&driver, &id).unwrap());

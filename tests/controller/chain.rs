@@ -146,7 +146,8 @@ fn a_snapshot_s_deletion_killed_at_any_call_is_ended_by_its_repeat() {
         |bench| {
             let (source, snapshot) = snapshot_of_source(bench);
             let steps = steps_of(bench, 1, |driver| bench.delete_snapshot(driver, &snapshot).unwrap());
-            bench.delete(&bench.start_beside(), &source).unwrap();
+            let beside = bench.start_beside();
+            bench.delete(&beside, &source).unwrap();
             bench.wait_until_empty("after the trace");
             steps
         },
@@ -172,7 +173,8 @@ fn a_clone_s_deletion_killed_at_any_call_is_ended_by_its_repeat() {
         |bench| {
             let (source, clone) = clone_of_source(bench);
             let steps = steps_of(bench, 2, |driver| bench.delete(driver, &clone).unwrap());
-            bench.delete(&bench.start_beside(), &source).unwrap();
+            let beside = bench.start_beside();
+            bench.delete(&beside, &source).unwrap();
             bench.wait_until_empty("after the trace");
             steps
         },

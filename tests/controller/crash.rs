@@ -99,7 +99,7 @@ pub fn sweep_at<T>(
 
 /// Runs `attempt` with a kill before, then after each of the steps that `trace` gives, and
 /// `then` what is to be true after it, with a new driver.
-fn sweep(
+pub fn sweep(
     trace: fn(&Bench) -> Vec<String>,
     attempt: fn(&Bench, &Driver) -> Option<String>,
     then: fn(&Bench, &Driver, Option<String>, &str),

@@ -92,25 +92,13 @@ fn a_full_pool() {
         assert!(Instant::now() < until, "nothing could be deleted when the pool is full");
     }
     let before = bench.contents();
-    let quota = |objects: &str| {
-        bench.cluster().ceph(&["osd", "pool", "set-quota", "rbd", "max_objects", objects]);
-        for _ in 0..200 {
-            let dump = bench.cluster().ceph(&["osd", "pool", "ls", "detail"]);
-            let full = dump.lines().any(|line| line.contains("'rbd'") && line.contains("full_quota"));
-            if full == (objects != "0") {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(250));
-        }
-        panic!("the quota of {objects} objects has no effect");
-    };
-    quota("1");
+    bench.set_quota("1");
     refused(bench.create(&driver, NAME), Code::ResourceExhausted, &["EDQUOT", "rbd/"]);
     assert_eq!(bench.contents(), before);
     // A full pool is emptied by deleting; that must work.
     bench.delete(&driver, &kept).unwrap();
     bench.wait_until_empty("from a full pool");
-    quota("0");
+    bench.set_quota("0");
     let id = bench.create(&driver, NAME).unwrap();
     bench.delete(&driver, &id).unwrap();
     bench.wait_until_empty("after the quota");

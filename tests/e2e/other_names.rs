@@ -13,7 +13,7 @@ use super::scripts::{self, USERS};
 use super::space::{GONE, PROMPTLY, Space};
 use super::support::lab::Node;
 use super::wait::{seconds, until};
-use super::world::{CLASS, DRIVER, NODES, OTHER_KUBELET, World, checkout};
+use super::world::{CLASS, DRIVER, NODES, OTHER_KUBELET, SNAPSHOT_CLASS, World, checkout};
 
 pub const TEST: Test = Test::new(
     "other_names",
@@ -25,7 +25,7 @@ const NAMESPACE: &str = "storage";
 const NAME: &str = "disks.example.com";
 const OPTIONS: [&str; 6] = ["--namespace", NAMESPACE, "--driver-name", NAME, "--kubelet-dir", OTHER_KUBELET];
 
-/// Steps: 1 the kubelets, 2 the driver, the secret and the class, 3 a claim, a pod that writes,
+/// Steps: 1 the kubelets, 2 the driver, the secret and the classes, 3 a claim, a pod that writes,
 /// the pod on the other node, 4 refused under the usual names, 5 removed, 6 all as before.
 fn steps(space: &Space) {
     let world = space.world;
@@ -33,6 +33,7 @@ fn steps(space: &Space) {
     space.if_it_fails(|| world.kubectl.delete(GONE, &["namespace", NAMESPACE]));
     space.if_it_fails(|| {
         world.kubectl.delete(GONE, &["storageclass", CLASS]);
+        world.kubectl.delete(GONE, &["volumesnapshotclass", SNAPSHOT_CLASS]);
         let keep = ["--keep-volumes", "--keep-node-residue"];
         drop(scripts::try_teardown(world, &[&OPTIONS[..], &keep].concat()));
     });

@@ -93,11 +93,17 @@ impl Driver {
     pub fn create_as(&self, uuid: Uuid, mib: u64) -> Volume {
         let volume = self.volume(uuid);
         self.create_image(&volume.image, mib);
+        self.record(&volume);
+        volume
+    }
+
+    /// Writes the journal's entry of a volume whose image is there.
+    pub fn record(&self, volume: &Volume) {
+        let uuid = VolumeId::parse(&volume.id).unwrap().uuid;
         let keys = [("csi.volname", "pvc-1"), ("csi.imagename", &volume.image)];
         let write = WriteOp::new().create().omap_set(keys.map(|(key, value)| (key, value.as_bytes())));
         let object = format!("csi.volume.{uuid}");
         self.runtime.block_on(self.pool().write("test", &object, write)).unwrap();
-        volume
     }
 
     /// As the controller does: the journal knows the image's id, which is given.

@@ -11,7 +11,7 @@ use super::support::inside::variable;
 use super::volume::{Form, Volume, read, write};
 
 /// The volume of that uuid on a cluster; both clusters have its journal entry and image.
-fn twin(cluster: &str, uuid: &str, form: Form) -> Volume {
+pub fn twin(cluster: &str, uuid: &str, form: Form) -> Volume {
     let pool_id = variable("POOL_ID").parse().unwrap();
     let id = VolumeId { cluster_id: cluster.into(), pool_id, uuid: uuid.parse().unwrap() };
     let context = [("clusterID".to_owned(), cluster.to_owned()), ("pool".to_owned(), "rbd".to_owned())];

@@ -18,6 +18,7 @@ mod legacy;
 mod meeting;
 mod outage;
 mod process;
+mod readers;
 #[path = "../support/mod.rs"]
 mod support;
 mod sweep;
@@ -81,6 +82,11 @@ runs_inside!(
     sweep::unstaging_xfs_is_resumed_after_a_kill_at_every_step,
     sweep::unstaging_a_raw_device_is_resumed_after_a_kill_at_every_step,
     sweep::publishing_is_resumed_after_a_kill_at_every_step,
+    sweep::staging_a_dirty_ext4_for_readers_is_resumed_after_a_kill_at_every_step,
+    sweep::staging_a_dirty_xfs_for_readers_is_resumed_after_a_kill_at_every_step,
+    sweep::growing_ext4_is_resumed_after_a_kill_at_every_step,
+    sweep::growing_xfs_is_resumed_after_a_kill_at_every_step,
+    sweep::growing_a_raw_device_is_resumed_after_a_kill_at_every_step,
 );
 
 /// Runs a part that pauses the I/O of the first cluster or stops its monitor, and lets it
@@ -222,6 +228,106 @@ fn of_two_nodes_that_stage_a_volume_at_once_one_wins() {
                 });
             });
         }
+    });
+}
+
+/// A CSI snapshot of a volume's image, laid out as ceph-csi lays it out, and a volume restored
+/// from it.
+fn restore(cluster: &Cluster, source: &str, uuid: &str) {
+    let (source, snap, image) =
+        (format!("csi-vol-{source}"), format!("csi-snap-{uuid}"), format!("csi-vol-{uuid}"));
+    let at = |image: &str| format!("{image}@{snap}");
+    let clone = |from: &str, to: &str| {
+        cluster.rbd(&["clone", "--rbd-default-clone-format", "2", "--image-feature", "layering", from, to]);
+    };
+    cluster.rbd(&["snap", "create", "--no-progress", &at(&source)]);
+    clone(&at(&source), &snap);
+    cluster.rbd(&["snap", "rm", "--no-progress", &at(&source)]);
+    cluster.rbd(&["snap", "create", "--no-progress", &at(&snap)]);
+    clone(&at(&snap), &image);
+    let object = format!("csi.volume.{uuid}");
+    for (key, value) in [("csi.volname", format!("pvc-{uuid}")), ("csi.imagename", image)] {
+        cluster.rados(&["-p", "rbd", "setomapval", &object, key, &value]);
+    }
+}
+
+/// Volumes restored from snapshots of such as a pod on the first node was writing.
+fn restored(lab: &Lab, sources: &str, uuids: &str) {
+    let cluster = lab.cluster(0);
+    for form in readers::FORMS {
+        make_volume(cluster, &format!("{sources}{}", form as u8), &form.mib().to_string());
+    }
+    run_with(&readers_part(lab).with("SOURCES", sources), "readers::write", |wish| {
+        let form = wish.strip_prefix("snapshot ").unwrap();
+        restore(cluster, &format!("{sources}{form}"), &format!("{uuids}{form}"));
+    });
+}
+
+fn readers_part(lab: &Lab) -> Inside<'_> {
+    let cluster = lab.cluster(0);
+    // The other cluster of these tests is not there.
+    Inside::new(lab)
+        .of(cluster)
+        .with("B_MONITORS", &cluster.monitors)
+        .with("B_KEY", &cluster.admin_key)
+        .with("POOL_ID", &pool_id(cluster))
+}
+
+#[test]
+fn readers_on_three_nodes_have_every_file_that_was_synced_before_the_snapshot() {
+    let lab = Lab::start(LabSpec { clusters: 1, nodes: 3 });
+    let (sources, uuids) = ("5a0de5aa-0000-4000-8000-00000000000", "5e57013d-0000-4000-8000-00000000000");
+    restored(&lab, sources, uuids);
+    println!("{}", readers_part(&lab).with("RESTORED", uuids).run("readers::refused"));
+    let (meeting, said) = (meeting::Meeting::of(3), std::sync::Mutex::new(String::new()));
+    std::thread::scope(|scope| {
+        for node in 0..3 {
+            let part = readers_part(&lab).on(node).with("RESTORED", uuids);
+            let (meeting, said) = (&meeting, &said);
+            scope.spawn(move || {
+                let output = run_with(&part, "readers::read", |wish| drop(meeting.arrive(wish)));
+                said.lock().unwrap().push_str(&output);
+            });
+        }
+    });
+    let said = said.into_inner().unwrap();
+    for form in readers::FORMS {
+        let replays = said.lines().filter_map(|line| line.strip_prefix(&format!("REPLAYS {form:?} ")));
+        let replays: Vec<usize> = replays.map(|number| number.parse().unwrap()).collect();
+        assert!(replays.len() == 3 && replays.iter().sum::<usize>() == 1, "{form:?}: {replays:?}");
+        let image = format!("csi-vol-{uuids}{}", form as u8);
+        let header = format!("rbd_header.{}", image_id(lab.cluster(0), &image));
+        for lock in ["rbd-csi.replay", "rbd-csi.replay.client"] {
+            let info =
+                lab.cluster(0).rados(&["-p", "rbd", "lock", "info", &header, lock, "--format", "json"]);
+            assert!(!info.contains("cookie"), "{info}");
+        }
+    }
+}
+
+#[test]
+fn a_node_that_is_cut_off_in_a_replay_is_fenced_and_another_goes_on() {
+    let lab = Lab::start(LabSpec { clusters: 1, nodes: 2 });
+    let (sources, uuids) = ("5a0de5aa-0000-4000-8000-00000000000", "5e57013d-0000-4000-8000-00000000000");
+    restored(&lab, sources, uuids);
+    let part = |node| readers_part(&lab).on(node).with("RESTORED", uuids);
+    let (first, second) = (part(0), part(1));
+    let (is_cut, cut) = std::sync::mpsc::channel();
+    let (lab, cluster) = (&lab, lab.cluster(0));
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            run_with(&first, "readers::stops_in_the_middle", |_| {
+                lab.node(0).cut();
+                is_cut.send(()).unwrap();
+            });
+        });
+        cut.recv().unwrap();
+        run_with(&second, "readers::takes_over", |_| {
+            let listed = cluster.ceph(&["osd", "blocklist", "ls"]);
+            assert!(listed.contains(&lab.node(0).ip), "{listed}");
+            lab.node(0).join();
+            std::thread::sleep(Duration::from_secs(70));
+        });
     });
 }
 

@@ -234,6 +234,17 @@ impl Plugin {
         self.call(10, message, call).map(drop)
     }
 
+    /// NodeExpandVolume to all that there is, by the path alone.
+    pub fn expand(&self, volume: &Volume, path: &Path) -> Result<(), Status> {
+        let message = proto::NodeExpandVolumeRequest {
+            volume_id: volume.id.clone(),
+            volume_path: path.display().to_string(),
+            ..Default::default()
+        };
+        let call = |mut node: NodeClient<_>, request| async move { node.node_expand_volume(request).await };
+        self.call(60, message, call).map(drop)
+    }
+
     /// The total of bytes, of the file system or of the device.
     pub fn total_bytes(&self, volume: &Volume, path: &Path) -> Result<i64, Status> {
         let message = proto::NodeGetVolumeStatsRequest {

@@ -13,6 +13,7 @@ use rbd_csi::host::krbd;
 use tonic::Status;
 
 use super::process::Plugin;
+use super::readers::{for_readers, has_all, write_during};
 use super::support::inside::run;
 use super::volume::{Form, Volume, read, write};
 
@@ -243,4 +244,97 @@ fn publishing_is_resumed_after_a_kill_at_every_step() {
     assert!(steps.iter().all(|step| step.starts_with("host: ")), "{steps:?}");
     Plugin::node().unstage(&volume).unwrap();
     volume.is_gone_at("the end");
+}
+
+/// One mounted volume, grown a little in each case.
+fn grow(form: Form) {
+    let sweep = Sweep::new(form);
+    let volume = sweep.with_data();
+    sweep.plugin.stage(&volume).unwrap();
+    let size = std::cell::Cell::new(form.mib());
+    let grown = |sweep: &Sweep| {
+        size.set(size.get() + 32);
+        run(&format!("rbd resize --no-progress -s {}M {}", size.get(), volume.image));
+        sweep.plugin.total_bytes(&volume, &volume.entry()).unwrap();
+        volume.clone()
+    };
+    let expand = |plugin: &Plugin, volume: &Volume| plugin.expand(volume, &volume.entry());
+    let check = |sweep: &Sweep, volume: &Volume, at: &str| {
+        let answer = sweep.plugin.expand(volume, &volume.entry());
+        answer.unwrap_or_else(|status| panic!("{at}: {status}"));
+        let bytes = sweep.plugin.total_bytes(volume, &volume.entry()).unwrap();
+        assert!(bytes > (size.get() - 31) << 20, "{at}: {bytes} of {} MiB", size.get());
+        assert_eq!(read(&volume.entry(), TEXT.len()), TEXT, "{at}");
+        volume.is_staged_once(at);
+    };
+    let steps = sweep.run(grown, expand, check);
+    assert!(steps.iter().all(|step| step.starts_with("host: ")), "{steps:?}");
+    let grows = steps.iter().any(|step| step == "host: grow file system#1");
+    assert_eq!(grows, form != Form::Block, "{steps:?}");
+    Plugin::node().unstage(&volume).unwrap();
+    volume.is_gone_at("the end");
+}
+
+#[test]
+#[ignore = "runs inside a node"]
+fn growing_ext4_is_resumed_after_a_kill_at_every_step() {
+    grow(Form::Ext4);
+}
+
+#[test]
+#[ignore = "runs inside a node"]
+fn growing_xfs_is_resumed_after_a_kill_at_every_step() {
+    grow(Form::Xfs);
+}
+
+#[test]
+#[ignore = "runs inside a node"]
+fn growing_a_raw_device_is_resumed_after_a_kill_at_every_step() {
+    grow(Form::Block);
+}
+
+/// A volume of its own for each case, restored from the snapshot of a file system in use.
+fn stage_dirty(form: Form) {
+    let sweep = Sweep::new(form);
+    let source = sweep.blank();
+    write_during(&sweep.plugin, &source, || {
+        run(&format!("rbd snap create --no-progress {}@held", source.image));
+    });
+    let restored = |_: &Sweep| {
+        let uuid = uuid::Uuid::new_v4().to_string();
+        let image = format!("csi-vol-{uuid}");
+        run(&format!(
+            "rbd clone --rbd-default-clone-format 2 --image-feature layering {0}@held {image}; \
+             rados -p rbd setomapval csi.volume.{uuid} csi.volname pvc-{uuid}; \
+             rados -p rbd setomapval csi.volume.{uuid} csi.imagename {image}",
+            source.image
+        ));
+        let id = format!("{}{uuid}", &source.id[..source.id.len() - uuid.len()]);
+        for_readers(Volume::new(id, source.context.clone(), "a", form.capability()))
+    };
+    let check = |sweep: &Sweep, volume: &Volume, at: &str| {
+        sweep.stage_again(volume, at);
+        has_all(&volume.entry(), at);
+        assert!(volume.mappings()[0].read_only, "{at}");
+        sweep.unstage_again(volume, at);
+        // It is clean from now on.
+        sweep.plugin.arm("");
+        sweep.plugin.stage(volume).unwrap();
+        assert!(!sweep.plugin.steps().iter().any(|step| step.contains("replay")), "{at}");
+        sweep.unstage_again(volume, at);
+    };
+    let steps = sweep.run(restored, Plugin::stage, check);
+    assert!(steps.iter().any(|step| step == "host: replay journal#1"), "{steps:?}");
+}
+
+#[test]
+#[ignore = "runs inside a node"]
+fn staging_a_dirty_ext4_for_readers_is_resumed_after_a_kill_at_every_step() {
+    stage_dirty(Form::Ext4);
+}
+
+#[test]
+#[ignore = "runs inside a node"]
+fn staging_a_dirty_xfs_for_readers_is_resumed_after_a_kill_at_every_step() {
+    stage_dirty(Form::Xfs);
 }

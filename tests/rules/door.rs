@@ -53,7 +53,7 @@ const WAITING: [&str; 26] = [
 ];
 
 /// They work on this process's memory; with `*`, all that begin so.
-const LOCAL: [&str; 25] = [
+const LOCAL: [&str; 26] = [
     // A client's making, settings and end. The end waits, on a thread of its own.
     "rados_create2",
     "rados_conf_read_file",
@@ -67,6 +67,7 @@ const LOCAL: [&str; 25] = [
     "rados_ioctx_create2",
     "rados_ioctx_destroy",
     "rados_ioctx_set_namespace",
+    "rados_ioctx_snap_set_read",
     "rados_set_pool_full_try",
     "rados_create_write_op",
     "rados_release_write_op",

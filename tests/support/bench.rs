@@ -239,6 +239,20 @@ impl Bench {
         keys.keys().filter_map(|key| key.strip_prefix("name_")).map(str::to_owned).collect()
     }
 
+    /// Sets how many objects the pool may have, 0 for any number, and waits until that is felt.
+    pub fn set_quota(&self, objects: &str) {
+        self.cluster().ceph(&["osd", "pool", "set-quota", "rbd", "max_objects", objects]);
+        for _ in 0..200 {
+            let dump = self.cluster().ceph(&["osd", "pool", "ls", "detail"]);
+            let full = dump.lines().any(|line| line.contains("'rbd'") && line.contains("full_quota"));
+            if full == (objects != "0") {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        panic!("the quota of {objects} objects has no effect");
+    }
+
     /// Never a directory key without its complete object: ceph-csi could not go on.
     pub fn check_that_ceph_csi_could_go_on(&self, at: &str) {
         self.check_that_ceph_csi_could_go_on_in("csi.volumes.default", at);

@@ -29,7 +29,8 @@ snapshots() {
     [[ $missing != *volumesnapshotcontents* ]] || return 0
     k get "volumesnapshotcontents.$SNAPSHOTS_GROUP" -o go-template='{{range .items}}{{if eq .spec.driver "'"$DRIVER_NAME"'"}}{{/*
         */}}{{.metadata.name}} {{.spec.deletionPolicy}} {{with .spec.volumeSnapshotRef}}{{or .namespace "-"}}/{{or .name "-"}}{{else}}-{{end}} {{/*
-        */}}{{if .metadata.deletionTimestamp}}deleted{{else}}-{{end}} {{with .status}}{{or .snapshotHandle "-"}}{{else}}-{{end}}{{"\n"}}{{end}}{{end}}'
+        */}}{{if .metadata.deletionTimestamp}}deleted{{else}}-{{end}} {{$h := .spec.source.snapshotHandle}}{{/*
+        */}}{{with .status}}{{$h = or .snapshotHandle $h}}{{end}}{{or $h "-"}}{{"\n"}}{{end}}{{end}}'
 }
 
 # "NAME SECRET NAMESPACE CLUSTER" of the driver's VolumeSnapshotClasses, with - for what they do not say.

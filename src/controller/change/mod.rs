@@ -1,4 +1,6 @@
-//! What is changed of a volume that exists: how many images it depends on (`depth`, `flatten`).
+//! What is changed of a volume that exists: it grows (`expand`), or stops depending on the images
+//! that it was cloned from (`depth`, `flatten`).
 
 pub mod depth;
+pub mod expand;
 pub mod flatten;

@@ -5,10 +5,17 @@
 //! (`ceph::clone` has the table). It is whole when its header names the parent and the
 //! parent names it.
 
+use std::future::Future;
+use std::time::Duration;
+
 use crate::ceph::{Header, ImageId, ImageSpec, OpenMode, Pool};
 use crate::controller::snapshot::point::close;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::lock_owner;
+
+/// How often a call is made again that met a flatten at its end, and how long after.
+const TRIES: usize = 8;
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// The snapshot that an image is cloned from.
 #[derive(Debug, Clone)]
@@ -53,7 +60,8 @@ impl Parent {
 /// # Errors
 /// What Ceph answers; after an error any part of the clone may exist.
 pub async fn make(pool: &Pool, name: &str, parent: &Parent, spec: &ImageSpec) -> Result<(ImageId, Header)> {
-    let cloned = parent.pool.clone_image(&parent.image, &parent.snapshot, pool, name, spec).await;
+    let clone_now = || parent.pool.clone_image(&parent.image, &parent.snapshot, pool, name, spec);
+    let cloned = unless_flattened(&parent.pool, &parent.id, clone_now).await;
     match cloned {
         // An id that another image has; see `Maker::create`.
         Err(error) if error.is(libc::EBADF) && pool.directory_id(name).await?.is_none() => {
@@ -71,6 +79,30 @@ pub async fn make(pool: &Pool, name: &str, parent: &Parent, spec: &ImageSpec) ->
     Ok((id, header))
 }
 
+/// Makes a call that opens an image, again for a moment while it answers ENOENT though the image
+/// is there: at the end of a flatten, of this image or of one that it is a clone of, librbd
+/// takes a snapshot away before the header that names it.
+///
+/// # Errors
+/// What the call answers in the end.
+pub async fn unless_flattened<T, Call>(
+    pool: &Pool,
+    id: &ImageId,
+    call: impl Fn() -> Call,
+) -> crate::ceph::Result<T>
+where
+    Call: Future<Output = crate::ceph::Result<T>>,
+{
+    for _ in 0..TRIES {
+        match call().await {
+            Err(error) if error.is(libc::ENOENT) && pool.image_header(id, &[]).await?.is_some() => {}
+            answered => return answered,
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    call().await
+}
+
 /// Grows an image that is smaller than `size`; gives the size that it has then.
 ///
 /// # Errors
@@ -80,7 +112,7 @@ pub async fn grow(pool: &Pool, name: &str, id: &ImageId, header: &Header, size: 
         return Ok(header.size);
     }
     lock_owner::refuse_dead(pool, name, id, header).await?;
-    let image = pool.open_image(id, OpenMode::ReadWrite).await?;
+    let image = unless_flattened(pool, id, || pool.open_image(id, OpenMode::ReadWrite)).await?;
     let grown = image.resize(size).await;
     close(image).await;
     grown.map_err(|error| Error::from(error).while_doing(format!("growing {}", pool.describe(name))))?;

@@ -134,7 +134,8 @@ impl Point<'_> {
         }
         lock_owner::refuse_dead(pool, name, id, header).await?;
         self.progress.step(format!("taking a snapshot of {}", pool.describe(name)));
-        let image = pool.open_image(id, OpenMode::ReadWrite).await?;
+        let open = || pool.open_image(id, OpenMode::ReadWrite);
+        let image = clone::unless_flattened(pool, id, open).await?;
         let taken = image.create_snapshot(&self.names.mark).await;
         close(image).await;
         match taken {

@@ -99,6 +99,86 @@ fn each_mistake_of_a_creation_is_named() {
 }
 
 #[test]
+fn each_mistake_of_a_snapshot_is_named() {
+    let snapshot = || proto::CreateSnapshotRequest {
+        name: "snapshot-1".into(),
+        source_volume_id: "fake-vol-id".into(),
+        ..Default::default()
+    };
+    let made = create_snapshot(snapshot()).unwrap();
+    assert_eq!((made.name.as_str(), made.source_volume_id.as_str()), ("snapshot-1", "fake-vol-id"));
+    let topology = Some(proto::TopologyRequirement::default());
+    for (request, expected) in [
+        (proto::CreateSnapshotRequest { name: String::new(), ..snapshot() }, "name is missing"),
+        (proto::CreateSnapshotRequest { name: "x".repeat(129), ..snapshot() }, "name has 129"),
+        (
+            proto::CreateSnapshotRequest { source_volume_id: String::new(), ..snapshot() },
+            "source_volume_id is",
+        ),
+        (proto::CreateSnapshotRequest { parameters: big(), ..snapshot() }, "parameters has"),
+        (proto::CreateSnapshotRequest { secrets: big(), ..snapshot() }, "secrets has"),
+        (
+            proto::CreateSnapshotRequest { accessibility_requirements: topology, ..snapshot() },
+            "accessibility_requirements",
+        ),
+    ] {
+        let text = refused(create_snapshot(request));
+        assert!(text.starts_with(expected), "{text}");
+    }
+    assert_eq!(refused(delete_snapshot(Default::default())), "snapshot_id is missing");
+    assert_eq!(refused(get_snapshot(Default::default())), "snapshot_id is missing");
+}
+
+#[test]
+fn a_list_may_ask_for_nothing_in_particular() {
+    let all = list_snapshots(Default::default()).unwrap();
+    assert_eq!((all.snapshot_id, all.source_volume_id, all.max_entries), (None, None, 0));
+    let negative = proto::ListSnapshotsRequest { max_entries: -1, ..Default::default() };
+    assert_eq!(refused(list_snapshots(negative)), "max_entries is negative: -1");
+    let secrets = proto::ListSnapshotsRequest { secrets: big(), ..Default::default() };
+    assert!(refused(list_snapshots(secrets)).starts_with("secrets has"));
+}
+
+#[test]
+fn growth_needs_a_volume_and_a_size() {
+    let growth = || proto::ControllerExpandVolumeRequest {
+        volume_id: "v".into(),
+        capacity_range: Some(CapacityRange { required_bytes: 5, limit_bytes: 7 }),
+        ..Default::default()
+    };
+    let asked = expand(growth()).unwrap();
+    assert_eq!((asked.required, asked.limit, asked.capability), (5, 7, None));
+    let range = |required_bytes, limit_bytes| Some(CapacityRange { required_bytes, limit_bytes });
+    let half = Some(proto::VolumeCapability::default());
+    for (request, expected) in [
+        (
+            proto::ControllerExpandVolumeRequest { volume_id: String::new(), ..growth() },
+            "volume_id is missing",
+        ),
+        (
+            proto::ControllerExpandVolumeRequest { capacity_range: None, ..growth() },
+            "capacity_range is missing",
+        ),
+        (
+            proto::ControllerExpandVolumeRequest { capacity_range: range(-1, 0), ..growth() },
+            "capacity_range.required_bytes",
+        ),
+        (
+            proto::ControllerExpandVolumeRequest { capacity_range: range(0, -1), ..growth() },
+            "capacity_range.limit_bytes",
+        ),
+        (
+            proto::ControllerExpandVolumeRequest { volume_capability: half, ..growth() },
+            "volume_capability.access",
+        ),
+        (proto::ControllerExpandVolumeRequest { secrets: big(), ..growth() }, "secrets has"),
+    ] {
+        let text = refused(expand(request));
+        assert!(text.starts_with(expected), "{text}");
+    }
+}
+
+#[test]
 fn an_id_of_any_form_and_length_passes_but_not_an_empty_one() {
     for id in ["fake-vol-id".to_owned(), "x".repeat(10_000), "../../etc".to_owned(), "\0".to_owned()] {
         let request = proto::DeleteVolumeRequest { volume_id: id.clone(), ..Default::default() };

@@ -6,7 +6,9 @@
 //! ignores and mirroring does not copy.
 //!
 //! Easily missed: it speaks of what an mkfs left, so it has to go before anybody
-//! else's data may come: before a mount, and before a device is given out raw.
+//! else's data may come: before a mount, and before a device is given out raw. And a
+//! clone is born with its source's metadata (librbd leaves out keys such as this one, but
+//! that is its own affair), so a mark says which image it is of; on another it proves nothing.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,16 +33,35 @@ pub struct Mark {
     pub arguments: Vec<String>,
     /// When, in seconds since 1970.
     pub time: u64,
+    /// The id of the image. The first drivers did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 impl Mark {
-    /// A mark of this node, of now.
+    /// A mark of this node for that image, of now.
     ///
     /// # Errors
     /// When the node does not tell its boot.
-    pub fn new(node: &str, filesystem: FsKind, arguments: Vec<String>) -> Result<Self> {
+    pub fn new(node: &str, image: &ImageId, filesystem: FsKind, arguments: Vec<String>) -> Result<Self> {
         let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Ok(Self { node: node.to_owned(), boot: boot_id()?, filesystem, arguments, time: time.as_secs() })
+        Ok(Self {
+            node: node.to_owned(),
+            boot: boot_id()?,
+            filesystem,
+            arguments,
+            time: time.as_secs(),
+            image: Some(image.as_str().to_owned()),
+        })
+    }
+
+    /// Whether it was put onto this image, and not copied from another by a clone. The first
+    /// drivers, which noted no image, never formatted one with a parent.
+    pub fn is_of(&self, image: &ImageId, header: &Header) -> bool {
+        match &self.image {
+            Some(marked) => marked == image.as_str(),
+            None => header.parent.is_none(),
+        }
     }
 
     /// The mark in a header that was read with [`KEY`].

@@ -1,14 +1,17 @@
 //! A file system on a volume: found, or made when the volume is proven blank.
 //!
-//! A device is formatted only when its probe finds nothing, its image has no
-//! parent and no snapshot, is not a static volume's, and none of its data objects
-//! exists, so that there is nothing that could be lost. The one exception is a
-//! mkfs of ours that was interrupted: the image carries its mark
+//! A device is formatted only when its probe finds nothing, its image is not a static
+//! volume's, none of its data objects exists, and none of an ancestor's shows through
+//! ([`crate::volume::image::ancestors`]), so that there is nothing that could be lost. The
+//! one exception is a mkfs of ours that was interrupted: the image carries its mark
 //! ([`crate::node::blank::format_mark`]), and the same mkfs runs again when no object exists
 //! that it would not write itself.
 //!
 //! Not here: mapping and mounting. Easily missed: the mark goes before the file
-//! system is first mounted, so a marked image has never held anybody's files.
+//! system is first mounted, so a marked image has never held anybody's files. The image's
+//! own snapshots do not matter: what they hold stays, whatever is written to the image.
+//! And a clone that was taken in the middle of a mkfs is refused: it has no mark of its
+//! own, and somebody else's is no proof.
 
 pub mod format_mark;
 
@@ -22,6 +25,7 @@ use crate::host::probe::{self, Content, Look};
 use crate::host::superblock::Superblock;
 use crate::host::{HostError, foresight};
 use crate::volume::error::{Error, Kind, Result};
+use crate::volume::image::ancestors::{Inherited, inherited};
 use crate::volume::image::data_objects::{objects_of, unexpected};
 use crate::volume::operation::Progress;
 use format_mark::Mark;
@@ -30,6 +34,11 @@ use format_mark::Mark;
 const LOOK: Duration = Duration::from_secs(60);
 /// How many objects are counted before an image is refused.
 const COUNTED: usize = 1000;
+
+/// What to do with a clone of half a file system.
+const COPY_OF_AN_MKFS: &str = "If it was restored or cloned from a volume at its very first use, it is a copy of \
+    an unfinished mkfs and holds nobody's files: delete it, and restore or clone again from a snapshot taken now. \
+    The source goes on as before";
 
 /// A mapped volume that shall have a file system.
 #[derive(Debug, Clone, Copy)]
@@ -93,19 +102,22 @@ pub async fn make_filesystem(volume: &Format<'_>, progress: &Progress) -> Result
     let header =
         header.ok_or_else(|| volume.refuse("has no header any more; it was removed while it was mapped"))?;
     let mark = Mark::of(&header).map_err(|error| error.while_doing(volume.name()))?;
+    let own = mark.as_ref().is_some_and(|mark| mark.is_of(volume.image_id, &header));
+    // XFS alone: ext's superblock is the last that its mkfs writes.
+    let unfinished = superblock.is_some_and(|superblock| superblock.unfinished);
     match (content, mark) {
         (Content::Filesystem(kind), mark) => {
             let kind = volume.acceptable(&kind, wanted)?;
             match mark {
-                // XFS alone: ext's superblock is the last that its mkfs writes.
-                Some(mark) if superblock.is_some_and(|superblock| superblock.unfinished) => {
-                    volume.resume(&header, mark, wanted, progress).await
-                }
+                Some(mark) if own && unfinished => volume.resume(&header, mark, wanted, progress).await,
+                _ if unfinished => Err(volume.refuse(format!(
+                    "holds an {kind} file system that its mkfs has not finished. {COPY_OF_AN_MKFS}"
+                ))),
                 mark => volume.take(kind, superblock, mark, progress).await,
             }
         }
-        (Content::Nothing, None) => volume.start(&header, wanted, progress).await,
-        (Content::Nothing, Some(mark)) => volume.resume(&header, mark, wanted, progress).await,
+        (Content::Nothing, Some(mark)) if own => volume.resume(&header, mark, wanted, progress).await,
+        (Content::Nothing, foreign) => volume.start(&header, foreign.as_ref(), wanted, progress).await,
         (content, _) => Err(volume.refuse(format!(
             "holds {content}, which is not a file system that this driver mounts; it is never formatted over"
         ))),
@@ -182,26 +194,51 @@ impl Format<'_> {
         }
     }
 
-    /// Formats an image that no mkfs of ours has touched, if it is blank.
-    async fn start(&self, header: &Header, wanted: Option<FsKind>, progress: &Progress) -> Result<FsState> {
-        self.may_format(header)?;
-        let found = self.objects_beyond(header, &BTreeSet::new(), COUNTED, progress).await?;
-        if !found.is_empty() {
-            return Err(self.not_blank(
-                header,
-                &found,
-                "no file system is known there, but it is not blank: this \
-                driver has never formatted it",
-            ));
+    /// Formats an image that no mkfs of ours has touched, if it is blank. A mark on it is
+    /// another image's.
+    async fn start(
+        &self,
+        header: &Header,
+        foreign: Option<&Mark>,
+        wanted: Option<FsKind>,
+        progress: &Progress,
+    ) -> Result<FsState> {
+        self.may_format()?;
+        if let Some(inherited) = self.inherited(progress).await? {
+            return Err(self.not_empty(&inherited, foreign));
         }
-        self.begin(header, wanted, progress).await
+        let found = self.objects_beyond(header, &BTreeSet::new(), COUNTED, progress).await?;
+        if found.is_empty() {
+            return self.begin(header, wanted, progress).await;
+        }
+        let why = match foreign {
+            Some(mark) => format!("it carries the mark of {mark}, put onto another image. {COPY_OF_AN_MKFS}"),
+            None => "no file system is known there, but it is not blank: this driver has never formatted it"
+                .into(),
+        };
+        Err(self.not_blank(header, &found, &why))
+    }
+
+    /// Data of an ancestor that the image shows. Asked before the image's own objects, since
+    /// a flatten carries data from there to here.
+    async fn inherited(&self, progress: &Progress) -> Result<Option<Inherited>> {
+        let found = inherited(self.pool, self.image_id, progress).await;
+        found.map_err(|error| error.while_doing(format!("proving that {} is blank", self.name())))
+    }
+
+    fn not_empty(&self, inherited: &Inherited, foreign: Option<&Mark>) -> Error {
+        let marked = foreign.map_or_else(String::new, |mark| format!(" It carries the mark of {mark}."));
+        self.refuse(format!(
+            "holds no file system that is known, but shows its parent's data ({inherited}). It is not \
+             formatted.{marked} {COPY_OF_AN_MKFS}. Else copy the data away, or make a file system on it by hand"
+        ))
     }
 
     /// Marks and formats an image that is proven blank.
     async fn begin(&self, header: &Header, wanted: Option<FsKind>, progress: &Progress) -> Result<FsState> {
         let kind = wanted.unwrap_or(FsKind::Ext4);
         let arguments = self.arguments(kind).await?;
-        let mark = Mark::new(self.node, kind, arguments.clone())?;
+        let mark = Mark::new(self.node, self.image_id, kind, arguments.clone())?;
         if let Err(error) = self.claim(&mark, header, &BTreeSet::new(), progress).await {
             // Left there, it would say that what was found is of an mkfs.
             if error.kind == Kind::Precondition
@@ -240,7 +277,10 @@ impl Format<'_> {
         wanted: Option<FsKind>,
         progress: &Progress,
     ) -> Result<FsState> {
-        self.may_format(header)?;
+        self.may_format()?;
+        if let Some(inherited) = self.inherited(progress).await? {
+            return Err(self.not_empty(&inherited, None));
+        }
         if self.objects_beyond(header, &BTreeSet::new(), 1, progress).await?.is_empty() {
             // It did not get to write anything, so it binds nobody.
             return self.begin(header, wanted, progress).await;
@@ -260,7 +300,7 @@ impl Format<'_> {
             let why = format!("an interrupted {mark} does not account for them");
             return Err(self.not_blank(header, &found, &why));
         }
-        let mine = Mark::new(self.node, kind, mark.arguments.clone())?;
+        let mine = Mark::new(self.node, self.image_id, kind, mark.arguments.clone())?;
         self.claim(&mine, header, &expected, progress).await?;
         let mut arguments = mark.arguments;
         if kind == FsKind::Xfs && !arguments.iter().any(|argument| argument == "-f") {
@@ -271,15 +311,12 @@ impl Format<'_> {
     }
 
     /// What forbids formatting whatever the device holds.
-    fn may_format(&self, header: &Header) -> Result<()> {
+    fn may_format(&self) -> Result<()> {
         let why = if self.is_static {
             "holds no file system, and a static volume is never formatted; make one on it before it is used"
         } else if self.read_only {
-            "holds no file system and is mapped read-only"
-        } else if header.parent.is_some() {
-            "holds no file system that is known, but has a parent image; it is not formatted"
-        } else if !header.snapshots.is_empty() {
-            "holds no file system that is known, but has snapshots; it is not formatted"
+            "holds no file system and is mapped read-only; use it once by a pod that writes, or make a file \
+             system on its source and restore again"
         } else {
             return Ok(());
         };

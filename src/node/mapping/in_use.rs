@@ -88,7 +88,11 @@ pub async fn require_alone(
     }
 }
 
-async fn others(pool: &Pool, id: &ImageId, mirror_daemons: u32) -> Result<Vec<Watcher>> {
+/// The other clients that watch the image.
+///
+/// # Errors
+/// What Ceph answers.
+pub async fn others(pool: &Pool, id: &ImageId, mirror_daemons: u32) -> Result<Vec<Watcher>> {
     let mut others = watch::others(pool, id).await?;
     if others.is_empty() {
         return Ok(others);

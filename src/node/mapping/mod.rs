@@ -35,6 +35,10 @@ pub use target::Target;
 /// An unmap is tried again for this long: udev and probes hold a device for moments.
 const BUSY_FOR: Duration = Duration::from_secs(3);
 
+/// A reader maps anew when a writer came meanwhile, such as another node that replays the
+/// journal, but not for ever.
+const MOST_MAPS: usize = 5;
+
 /// A map by the program is not ended before this: the kernel would go on with it alone.
 const LONGEST_MAP: Duration = Duration::from_secs(600);
 
@@ -85,6 +89,17 @@ impl Mapper {
     /// the kernel lacks; [`Kind::InUse`] when another client has the image; the kernel's
     /// answers as [`explain`] tells them.
     pub async fn map(&self, target: &Target<'_>, progress: &Progress) -> Result<Mapping> {
+        for _ in 0..MOST_MAPS {
+            if let Some(mapping) = self.map_once(target, progress).await? {
+                return Ok(mapping);
+            }
+        }
+        let text = format!("{} is used by one writer after the other, and cannot be read", target.spec());
+        Err(Error::new(Kind::InUse, text))
+    }
+
+    /// `None` when a reader has let go of it again for a writer that came meanwhile.
+    async fn map_once(&self, target: &Target<'_>, progress: &Progress) -> Result<Option<Mapping>> {
         let options = MapOptions::parse(target.map_options)?;
         let spec = target.spec();
         // 1. The module: without it there is nothing to look into.
@@ -128,14 +143,27 @@ impl Mapper {
 
     /// Looks again, now that this node's own watch is to be seen: of two nodes that map
     /// at the same moment at least one sees the other, and one goes on.
-    async fn alone(&self, target: &Target<'_>, mapping: Mapping, progress: &Progress) -> Result<Mapping> {
+    async fn alone(
+        &self,
+        target: &Target<'_>,
+        mapping: Mapping,
+        progress: &Progress,
+    ) -> Result<Option<Mapping>> {
         if target.multi_node_block {
-            return Ok(mapping);
+            return Ok(Some(mapping));
         }
         progress.step(format!("looking for other clients of {}", target.spec()));
         let (pool, id, daemons) = (target.pool, target.image_id, target.mirror_daemons);
         match require_alone(pool, id, target.image, daemons, mapping.client_id, progress).await {
-            Ok(()) => Ok(mapping),
+            Ok(()) => Ok(Some(mapping)),
+            // What was read of the device so far may be of before the writer's work.
+            Err(error) if error.kind == Kind::InUse && target.read_only => {
+                self.unmap_one(&mapping, UnmapOptions::default(), progress)
+                    .await
+                    .map_err(Error::unsettled)?;
+                tracing::info!(image = target.spec(), %error, "waiting for a writer");
+                Ok(None)
+            }
             Err(error) if error.kind == Kind::InUse => Err(self.give_back(&mapping, error, progress).await),
             Err(error) => Err(error),
         }

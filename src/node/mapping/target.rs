@@ -42,6 +42,8 @@ pub struct Target<'a> {
     pub map_options: &'a str,
     /// Whether the device shall refuse writes.
     pub read_only: bool,
+    /// Whether it gets a kernel client of its own, which can be fenced alone.
+    pub own_client: bool,
     /// The network namespace of the kernel's connections (`netNamespaceFilePath`).
     pub netns: Option<&'a Path>,
     /// A block volume for many nodes: other clients are no obstacle.
@@ -86,6 +88,9 @@ impl Target<'_> {
         progress: &Progress,
     ) -> Result<(MapRequest, u64)> {
         let mut items = options.items().to_vec();
+        if self.own_client && !options.items().iter().any(|item| item == "noshare") {
+            items.push("noshare".to_owned());
+        }
         items.extend(route.ms_mode.map(|mode| format!("ms_mode={mode}")));
         let asked = options.value("mount_timeout").and_then(|text| text.parse().ok());
         let (add, mount_timeout) = mount_timeout(asked, progress.deadline.left()).ok_or_else(|| {

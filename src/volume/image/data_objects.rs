@@ -56,13 +56,18 @@ pub async fn valid_map(pool: &Pool, image: &ImageId, header: &Header) -> Result<
     Ok(map.filter(|map| map.len() >= header.data_objects()))
 }
 
-async fn data_pool(pool: &Pool, header: &Header) -> Result<Pool> {
+/// The pool in which the image's data objects are.
+///
+/// # Errors
+/// [`Kind::Precondition`] when there is none; what Ceph answers.
+pub async fn data_pool(pool: &Pool, header: &Header) -> Result<Pool> {
     let Some(id) = header.data_pool_id else { return Ok(pool.clone()) };
     let found = pool.connection().pool_by_id(id, pool.namespace()).await?;
     found.ok_or_else(|| Error::new(Kind::Precondition, format!("the image's data pool {id} does not exist")))
 }
 
-async fn scan(
+/// As [`unexpected`], by asking for each object; `pool` is the data objects'.
+pub(super) async fn scan(
     pool: &Pool,
     header: &Header,
     expected: &BTreeSet<u64>,

@@ -1,18 +1,28 @@
 //! Who owns an image's exclusive lock, asked before librbd may ask for it.
 //!
 //! librbd takes the lock for a snapshot, for growth and for a flatten. A living owner gives it
-//! up on request: krbd does, and takes it again with its next write. An owner that does not
-//! watch the image any more is dead or cut off; librbd would blocklist it, and with it
-//! every other image that this node's kernel has mapped (krbd shares one client).
+//! up on request: krbd does, and takes it again with its next write. One that is dead or cut
+//! off does not; librbd waits until its watch ends (30 s), and then blocklists it. That must not
+//! happen to a node's kernel, whose one client serves all images that the node has mapped. A
+//! librbd client is one process with nothing else to lose, such as a controller that was
+//! killed while it grew the image: without the fence nobody could ever go on in its place.
 
+use std::time::Duration;
+
+use super::watch;
+use crate::ceph::lock::Holder;
 use crate::ceph::{Features, Header, ImageId, Pool};
 use crate::volume::error::{Error, Kind, Result};
 
-/// Refuses to go on while the owner of the lock does not watch the image. Two operations
-/// for an image with `exclusive-lock` that somebody owns, one when nobody does.
+/// A kernel that lives answers in milliseconds; a loaded node may take its time.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Refuses to go on while a node's kernel owns the lock and does not answer, whether its watch
+/// has ended or not. One operation for an image with `exclusive-lock`, and two more when a
+/// kernel owns it.
 ///
-/// What is left is the moment between this look and librbd's own: an owner that dies in it
-/// still has a watch for 30 s (`osd_client_watch_timeout`), and librbd asks those that watch.
+/// What is left is the moment between this answer and librbd's own request: a node that is cut
+/// off just then is blocklisted half a minute later, as by any client that wants its lock.
 ///
 /// # Errors
 /// [`Kind::Unavailable`] naming the owner; what Ceph answers.
@@ -21,26 +31,34 @@ pub async fn refuse_dead(pool: &Pool, name: &str, id: &ImageId, header: &Header)
         return Ok(());
     }
     let Some(owner) = pool.image_lock_owner(id).await? else { return Ok(()) };
-    if owner.watch_cookie().is_none() {
+    let image = pool.describe(name);
+    let Some(watch) = owner.watch() else {
         let text = format!(
-            "somebody has locked image {} by hand ({} at {}): `rbd lock remove` it first; nothing was changed",
-            pool.describe(name),
+            "somebody has locked image {image} by hand ({} at {}): `rbd lock rm` it first; nothing was changed",
             owner.client,
-            owner.address
+            address(&owner)
         );
         return Err(Error::new(Kind::Unavailable, text));
-    }
-    if owner.is_among(&pool.image_watchers(id).await?) {
+    };
+    if !watch::is_kernels(watch.1) || pool.who_answers(id, ANSWER).await?.contains(&watch) {
         return Ok(());
     }
+    // It may have given the lock up meanwhile.
+    if pool.image_lock_owner(id).await?.as_ref() != Some(&owner) {
+        return Ok(());
+    }
+    let (client, address) = (&owner.client, address(&owner));
     let text = format!(
-        "the exclusive lock of image {} is held by {} at {}, which does not watch the image any more: its node is \
-         dead or cut off from Ceph. Taking the lock would blocklist that node's kernel client and cut off all its \
-         volumes, so nothing was changed; bring the node back, or fence it (`ceph osd blocklist add {}`)",
-        pool.describe(name),
-        owner.client,
-        owner.address,
-        owner.address
+        "the exclusive lock of image {image} is held by the kernel of the node at {address} ({client}), which does \
+         not answer: it is dead or cut off from Ceph. Taking the lock would blocklist it and with it all its \
+         volumes, so nothing was changed; bring the node back, or fence it (`ceph osd blocklist add {address}`) and \
+         use the volume elsewhere"
     );
     Err(Error::new(Kind::Unavailable, text))
+}
+
+/// As the blocklist and krbd's `client_addr` have it.
+fn address(owner: &Holder) -> &str {
+    let address = owner.address.as_str();
+    ["v1:", "v2:", "any:"].iter().find_map(|kind| address.strip_prefix(kind)).unwrap_or(address)
 }

@@ -33,6 +33,15 @@ pub(super) struct Found {
     pub(super) deleting: Option<ImageId>,
 }
 
+/// A part of a directory.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Names and their uuids.
+    pub names: Vec<(String, Uuid)>,
+    /// The name behind which the next page begins, if there is one.
+    pub next: Option<String>,
+}
+
 impl Journal {
     pub(super) async fn look_up(&self, name: &str) -> Result<Found> {
         let key = self.collection.directory_key(name);
@@ -65,6 +74,28 @@ impl Journal {
             return Ok(None);
         }
         Ok(self.entry(pointer.uuid).await?.filter(|entry| entry.name == name))
+    }
+
+    /// A page of the directory: up to `most` names behind `after` (empty: from the first one),
+    /// in their order, each with its uuid, and whether there are more. One operation; fewer may
+    /// come though there are more. Left out is what an old release put into another pool.
+    ///
+    /// # Errors
+    /// What Ceph answers; a directory that is not there has no names.
+    pub async fn page(&self, after: &str, most: u64) -> Result<Page> {
+        let prefix = self.collection.key_prefix();
+        let after = if after.is_empty() { String::new() } else { self.collection.directory_key(after) };
+        let read = self.pool.omap_page("journal page", &self.directory, &after, prefix, most).await;
+        let (keys, more) = match read {
+            Err(error) if error.is(libc::ENOENT) => return Ok(Page::default()),
+            read => read?,
+        };
+        let last = keys.last_key_value().and_then(|(key, _)| key.strip_prefix(prefix)).map(str::to_owned);
+        let names = keys.iter().filter_map(|(key, value)| {
+            let here = Pointer::parse(value).filter(|at| at.pool_id.is_none_or(|id| id == self.pool.id()))?;
+            Some((key.strip_prefix(prefix)?.to_owned(), here.uuid))
+        });
+        Ok(Page { names: names.collect(), next: last.filter(|_| more) })
     }
 
     fn nonsense(&self, key: &str, value: &[u8]) -> Error {

@@ -31,6 +31,7 @@ mod release;
 mod reserve;
 
 pub use collection::Collection;
+pub use directory::Page;
 pub use reserve::{Plan, Reservation};
 
 const IMAGE_NAME: &str = "csi.imagename";
@@ -169,6 +170,21 @@ impl Journal {
             Err(error) if error.is(libc::ENOENT) || error.is(libc::ECANCELED) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+impl Journal {
+    /// Proves that the pool takes new data, by a few bytes in the entry's object, which nobody
+    /// reads and which are taken away again. Two operations.
+    ///
+    /// # Errors
+    /// [`Kind::NoSpace`](crate::volume::error::Kind::NoSpace) when pool or quota are full; what
+    /// Ceph answers.
+    pub async fn prove_room(&self, uuid: Uuid) -> Result<()> {
+        let object = self.object(uuid);
+        let with = |data: &[u8]| WriteOp::new().assert_exists().write_full(data);
+        self.pool.write("journal try room", &object, with(b"room?")).await?;
+        Ok(self.pool.write("journal leave room", &object, with(b"")).await?)
     }
 }
 

@@ -1,0 +1,1 @@
+//! ListSnapshots and GetSnapshot.
