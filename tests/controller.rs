@@ -11,6 +11,8 @@ mod support;
 mod budget;
 #[path = "controller/ceph_conf.rs"]
 mod ceph_conf;
+#[path = "controller/chain.rs"]
+mod chain;
 #[path = "controller/crash.rs"]
 mod crash;
 #[path = "controller/expand.rs"]
@@ -37,6 +39,8 @@ mod options;
 mod outage;
 #[path = "controller/partial.rs"]
 mod partial;
+#[path = "controller/purge.rs"]
+mod purge;
 #[path = "controller/race.rs"]
 mod race;
 #[path = "controller/refused.rs"]

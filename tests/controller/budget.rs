@@ -10,7 +10,8 @@ use crate::support::ops;
 
 const MOST_FOR_CREATE: u64 = 14;
 const MOST_FOR_REPLAY: u64 = 5;
-const MOST_FOR_DELETE: u64 = 40;
+const MOST_FOR_DELETE: u64 = 25;
+const MOST_FOR_DELETE_SNAPSHOT: u64 = 25;
 /// librbd alone takes 26 for an image of the default features (open 11, resize 10, close 5).
 const MOST_FOR_GROWTH: u64 = 26 + 8;
 const MOST_FOR_NO_GROWTH: u64 = 4;
@@ -52,7 +53,7 @@ fn each_rpc_stays_within_its_operations() {
     assert!(growth <= MOST_FOR_GROWTH, "ControllerExpandVolume took {growth} operations");
     assert!(no_growth <= MOST_FOR_NO_GROWTH, "its replay took {no_growth} operations");
     // The purge is held back until the count is taken.
-    bench.site.arm("delay=3000:before:rbd_trash_remove");
+    bench.site.arm("delay=3000:before:journal read purge");
     let ((), delete) = cost(&bench, &driver, || bench.delete(&driver, &id).unwrap());
     bench.site.arm("");
     bench.wait_until_empty("after the purge");
@@ -80,7 +81,7 @@ fn two_thousand_volumes_in_the_pool_cost_nothing_more() {
     }
     let (id, many) = cost(&bench, &driver, || bench.create(&driver, "pvc-one-more").unwrap());
     let (_, replay) = cost(&bench, &driver, || bench.create(&driver, "pvc-one-more").unwrap());
-    bench.site.arm("delay=3000:before:rbd_trash_remove");
+    bench.site.arm("delay=3000:before:journal read purge");
     let ((), delete) = cost(&bench, &driver, || bench.delete(&driver, &id).unwrap());
     bench.site.arm("");
     for (object, keys) in [("csi.volumes.default", &keys), ("rbd_directory", &names)] {
@@ -90,4 +91,23 @@ fn two_thousand_volumes_in_the_pool_cost_nothing_more() {
     bench.wait_until_empty("after the many");
     assert_eq!(many, alone, "CreateVolume among 2,000 volumes");
     assert!(replay <= MOST_FOR_REPLAY && delete <= MOST_FOR_DELETE, "replay {replay}, delete {delete}");
+}
+
+#[test]
+fn a_snapshot_s_deletion_needs_no_monitor_and_few_operations() {
+    let bench = bench();
+    let driver = warm(&bench);
+    let id = bench.create(&driver, "pvc-budget").unwrap();
+    let made = bench.snapshot(&driver, "snapshot-1", &id).unwrap().snapshot_id;
+    bench.site.arm("delay=3000:before:journal read purge");
+    let ((), delete) = cost(&bench, &driver, || bench.delete_snapshot(&driver, &made).unwrap());
+    let steps = bench.site.steps();
+    bench.site.arm("");
+    let ((), again) = cost(&bench, &driver, || bench.delete_snapshot(&driver, &made).unwrap());
+    println!("delete snapshot {delete}, again {again}: {steps:?}");
+    assert!(delete <= MOST_FOR_DELETE_SNAPSHOT, "DeleteSnapshot took {delete} operations");
+    let commits = steps.iter().filter(|step| step.contains("selfmanaged_snap")).count();
+    assert_eq!(commits, 0, "{steps:?}");
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("after the purge");
 }

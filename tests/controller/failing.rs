@@ -32,12 +32,14 @@ fn check(status: &Status, word: &str, code: Code, at: &str) {
 }
 
 /// The purge's steps, by name and the how-manieth of it: they come beside or after the
-/// answer, which knows nothing of them. The deletion itself looks at the watchers once.
-const PURGE: [(&str, usize, i32); 5] = [
-    ("trash get", 1, libc::EPERM),
+/// answer, which knows nothing of them. The deletion itself looks at watchers and trash once.
+const PURGE: [(&str, usize, i32); 7] = [
+    ("journal read purge", 1, libc::EPERM),
+    ("trash get", 2, libc::EPERM),
     ("list_watchers", 2, libc::ETIMEDOUT),
+    ("rados_list_lockers", 1, libc::EPERM),
     ("journal own purge", 1, libc::EPERM),
-    ("rbd_trash_remove", 1, libc::ETIMEDOUT),
+    ("rbd_trash_remove_with_progress", 1, libc::ETIMEDOUT),
     ("journal forget purge", 1, libc::EPERM),
 ];
 

@@ -10,19 +10,11 @@ use crate::support::bench::Bench;
 use crate::support::driver::{self, Driver};
 use crate::support::fixture::{PLAIN, Recorded};
 
-/// The other volumes, and what the refusal of their deletion names.
-const OTHERS: [(&str, &[&str]); 4] = [
-    (
-        "6661b721",
-        &[
-            "csi-snap-884eed67-aa77-4dd6-b074-f265fb4a3aef",
-            "csi-vol-a15cbf66-c4cd-4b29-a6e2-ad1acd9887fd-temp",
-        ],
-    ),
-    ("7029532b", &["clone"]),
-    ("a15cbf66", &["clone"]),
-    ("884eed67", &["snapshot"]),
-];
+/// The other volumes and the snapshot, in an order in which each has something that depends on
+/// it: the source, its snapshot, the snapshot's restore, the source's clone with its image beside.
+const CHAINED: [&str; 4] = ["6661b721", "884eed67", "7029532b", "a15cbf66"];
+/// The one of them that is a snapshot.
+const SNAPSHOT: &str = "884eed67";
 
 struct Site<'a> {
     bench: &'a Bench,
@@ -87,8 +79,14 @@ fn validate(bench: &Bench, driver: &Driver, handle: &str, about: &Value) -> Resu
     })
 }
 
+fn delete(bench: &Bench, driver: &Driver, part: &str, handle: &str) {
+    let answer =
+        if part == SNAPSHOT { bench.delete_snapshot(driver, handle) } else { bench.delete(driver, handle) };
+    answer.unwrap_or_else(|error| panic!("{part}: {error}"));
+}
+
 #[test]
-fn plain_volumes_of_ceph_csi_are_found_and_deleted_and_the_others_left_as_they_are() {
+fn volumes_of_ceph_csi_are_found_and_nothing_is_changed() {
     let bench = Bench::new();
     let site = Site::rebuild(&bench);
     let driver = bench.start();
@@ -110,44 +108,45 @@ fn plain_volumes_of_ceph_csi_are_found_and_deleted_and_the_others_left_as_they_a
         assert_eq!(answered, context, "{part}");
         validate(&bench, &driver, &handle, about).unwrap();
     }
-    for (part, words) in OTHERS {
+    for part in CHAINED.into_iter().filter(|part| *part != SNAPSHOT) {
         let (handle, about) = site.handle(part);
-        if about["context"].is_object() {
-            validate(&bench, &driver, &handle, about).unwrap_or_else(|error| panic!("{part}: {error}"));
-        }
-        let status = bench.delete(&driver, &handle).unwrap_err();
-        assert_eq!(status.code(), Code::FailedPrecondition, "{part}: {status}");
-        for word in words {
-            assert!(status.message().contains(word), "{part}: {word}: {status}");
-        }
+        validate(&bench, &driver, &handle, about).unwrap_or_else(|error| panic!("{part}: {error}"));
     }
+    // A handle of the one kind is none of the other.
+    let (snapshot, _) = site.handle(SNAPSHOT);
+    let status = bench.delete(&driver, &snapshot).unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    assert!(status.message().contains("DeleteSnapshot"), "{status}");
+    let (volume, _) = site.handle(PLAIN[0]);
+    let status = bench.delete_snapshot(&driver, &volume).unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
     assert_eq!(site.everything(), before, "nothing of all that changed anything");
+    for part in CHAINED.into_iter().chain(PLAIN) {
+        delete(&bench, &driver, part, &site.handle(part).0);
+    }
+    bench.wait_until_empty("of ceph-csi's volumes");
+}
 
-    for part in PLAIN {
-        let (handle, _) = site.handle(part);
-        bench.delete(&driver, &handle).unwrap_or_else(|error| panic!("{part}: {error}"));
-    }
-    let until = std::time::Instant::now() + crate::support::bench::SOON;
-    let of_plain = |text: &str| PLAIN.iter().any(|part| text.contains(part));
-    while bench.contents().iter().any(|object| of_plain(object)) || !bench.keys("rbd_trash").is_empty() {
-        assert!(std::time::Instant::now() < until, "left: {:?}", bench.contents());
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
-    // To the last object: what is left belongs to the volumes that were refused.
-    let after = site.everything();
-    let ids: Vec<_> = before["rbd_directory"]
-        .iter()
-        .filter(|(key, value)| key.starts_with("id_") && of_plain(value))
-        .map(|(key, _)| key.trim_start_matches("id_").to_owned())
-        .collect();
-    assert_eq!(ids.len(), PLAIN.len());
-    assert!(
-        !after.keys().any(|object| of_plain(object) || ids.iter().any(|id| object.ends_with(id.as_str())))
-    );
-    for (object, keys) in &after {
-        let registers = ["rbd_directory", "csi.volumes.default", "rbd_trash"];
-        if !registers.contains(&object.as_str()) {
-            assert_eq!(Some(keys), before.get(object), "{object}");
+#[test]
+fn what_ceph_csi_made_is_deleted_to_the_last_object_in_any_order() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let mut order: Vec<&str> = CHAINED.into_iter().chain(PLAIN).collect();
+    for turn in 0..4 {
+        let site = Site::rebuild(&bench);
+        for part in &order {
+            delete(&bench, &driver, part, &site.handle(part).0);
+            // Again is fine, whether it waits for others or not.
+            delete(&bench, &driver, part, &site.handle(part).0);
+        }
+        bench.wait_until_empty(&format!("turn {turn}: {order:?}"));
+        let data = bench.cluster().rados(&["-p", "data", "ls"]);
+        let data: Vec<_> = data.lines().filter(|name| name.starts_with("rbd_data")).collect();
+        assert_eq!(data, Vec::<&str>::new(), "turn {turn}: data of a volume with a data pool");
+        if turn % 2 == 0 {
+            order.reverse();
+        } else {
+            order.rotate_left(3);
         }
     }
 }

@@ -72,7 +72,7 @@ impl<'a> Lane<'a> {
             name: format!("pvc-lane-{number}"),
             dice: Dice(number as u64 + 1),
             create: Call::new("rbd_create4", "image id"),
-            purge: Call::new("rbd_trash_remove", "journal forget purge"),
+            purge: Call::new("rbd_trash_remove_with_progress", "journal forget purge"),
             kills: 0,
         }
     }

@@ -34,7 +34,9 @@ impl Watched {
     }
 
     fn backlog(&self) -> f64 {
-        self.metric("purge_backlog", &[]).expect("the backlog is always shown")
+        let of = |state| self.metric("purge_backlog", &[("state", state)]);
+        let all = ["queued", "waiting_for_clones", "blocked"].map(of);
+        all.iter().map(|count| count.expect("the backlog is always shown")).sum()
     }
 
     fn wait_until(&self, what: &str, within: Duration, is_so: impl Fn() -> bool) {
@@ -117,7 +119,7 @@ fn a_deleted_image_that_cannot_be_purged_yet_is_kept_counted_and_purged_later() 
     assert_eq!(watched.backlog(), 0.0);
 
     // Opened between the answer and the purge: the driver stands still meanwhile.
-    bench.site.arm("delay=2500:before:trash get");
+    bench.site.arm("delay=2500:before:journal read purge");
     bench.delete(&driver, &id).unwrap();
     let stopped = Stopped::new(Pid::from_raw(i32::try_from(driver.pid()).unwrap()));
     let mut opened = watcher(bench, &image.header_object());
@@ -147,13 +149,13 @@ fn what_another_driver_could_not_purge_is_counted_and_purged_by_the_next() {
     let bench = &watched.bench;
     let mut driver = bench.start();
     let id = bench.create(&driver, NAME).unwrap();
-    bench.site.arm("kill:before:rbd_trash_remove");
+    bench.site.arm("kill:before:rbd_trash_remove_with_progress");
     // The answer may be lost with the process.
     let _ = bench.delete(&driver, &id);
     assert!(driver.was_killed(SOON));
     assert!(!bench.contents().is_empty());
 
-    bench.site.arm("fail=16:before:rbd_trash_remove");
+    bench.site.arm("fail=16:before:rbd_trash_remove_with_progress");
     let driver = bench.start();
     assert_eq!(watched.backlog(), 0.0, "it has no credentials yet");
     // The first call for that pool, whatever it is for, brings them.

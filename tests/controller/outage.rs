@@ -146,7 +146,7 @@ fn a_pause_in_the_middle_of_a_delete() {
     }
     // The purge comes after the answer; a pause holds it up, and it goes on by itself.
     let id = bench.create(&driver, NAME).unwrap();
-    paused_at(&bench, &driver, "rbd_trash_remove", || bench.delete(&driver, &id)).unwrap();
+    paused_at(&bench, &driver, "rbd_trash_remove_with_progress", || bench.delete(&driver, &id)).unwrap();
     bench.wait_until_empty("after a pause of the purge");
 }
 

@@ -181,7 +181,16 @@ impl Bench {
         value("csi.volume.").or_else(|| value("rbd-csi.intent."))
     }
 
-    /// Everything in the pool that belongs to some volume: objects, and keys of the registers.
+    /// The names of an object's extended attributes; none when it is absent.
+    pub fn xattrs(&self, object: &str) -> Vec<String> {
+        match self.wait(self.rados.list_xattrs("look", object)) {
+            Err(error) if error.is(libc::ENOENT) => Vec::new(),
+            found => found.unwrap().into_keys().collect(),
+        }
+    }
+
+    /// Everything in the pool that belongs to some volume: objects, and keys and extended
+    /// attributes of the registers.
     pub fn contents(&self) -> Vec<String> {
         self.contents_of(&["csi.volumes.default"])
     }
@@ -193,6 +202,7 @@ impl Bench {
         for object in objects.lines().filter(|object| !INERT.contains(object)) {
             if REGISTERS.contains(&object) || directories.contains(&object) {
                 found.extend(self.keys(object).keys().map(|key| format!("{object}: {key}")));
+                found.extend(self.xattrs(object).iter().map(|name| format!("{object}: attribute {name}")));
             } else {
                 found.push(object.to_owned());
             }
@@ -203,7 +213,12 @@ impl Bench {
 
     /// Waits until the pool is empty: purges go on after the answer.
     pub fn wait_until_empty(&self, what: &str) {
-        let until = Instant::now() + SOON;
+        self.wait_until_empty_for(what, SOON);
+    }
+
+    /// The same for purges that take longer.
+    pub fn wait_until_empty_for(&self, what: &str, time: Duration) {
+        let until = Instant::now() + time;
         loop {
             let left = self.contents();
             if left.is_empty() {

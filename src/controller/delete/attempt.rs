@@ -61,7 +61,7 @@ struct Attempt<'a> {
 /// What Ceph answers.
 pub async fn attempt(purger: &Purger, place: &Place, id: &ImageId) -> Result<Outcome> {
     let Some(journal) = purger.journal(place).await? else { return Ok(Outcome::PoolGone) };
-    let Some(written) = record::read(&journal, id).await? else { return Ok(Outcome::Done) };
+    let Some(written) = record::read(&journal, id).await? else { return without_record(&journal).await };
     let pool = match written.record.pool_id {
         None => Some(journal.pool().clone()),
         Some(id) => journal.pool().connection().pool_by_id(id, journal.pool().namespace()).await?,
@@ -71,6 +71,15 @@ pub async fn attempt(purger: &Purger, place: &Place, id: &ImageId) -> Result<Out
         return Ok(Outcome::Done);
     };
     Attempt { purger, place, journal, pool, id, written }.run().await
+}
+
+/// Somebody else has purged it; or the pool is gone, which answers as an empty one.
+async fn without_record(journal: &Journal) -> Result<Outcome> {
+    match journal.pool().confirm().await {
+        Ok(()) => Ok(Outcome::Done),
+        Err(error) if error.is(libc::ENOENT) => Ok(Outcome::PoolGone),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Attempt<'_> {

@@ -97,28 +97,27 @@ impl Deletion<'_> {
         let HalfDone { journal, entry, names } = half;
         let noun = journal.collection().noun();
         let object = journal.object(entry.uuid);
-        if let Some(holder) = journal.pool().lock_holder(&object, LOCK).await?
-            && !self.creator.is_us(&holder)
-        {
-            let text = format!(
-                "{noun} {} is being made of {} by {}; call again",
-                entry.name,
-                source.pool.describe(&source.name),
-                holder.address
-            );
-            return Err(Error::new(Kind::Busy, text));
-        }
-        let age =
-            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(mark.created);
-        if age < YOUNG {
-            let text = format!(
-                "{noun} {} was begun {} s ago with a snapshot of {} ({}): it may be in the making; call again",
-                entry.name,
-                age.as_secs(),
-                source.pool.describe(&source.name),
-                mark.name
-            );
-            return Err(Error::new(Kind::Busy, text));
+        let image = source.pool.describe(&source.name);
+        match journal.pool().lock_holder(&object, LOCK).await? {
+            // Given up by our predecessor: `claim` sees to that.
+            Some(holder) if self.creator.is_us(&holder) => {}
+            Some(holder) => {
+                let text = format!(
+                    "{noun} {} is being made of {image} by {}; call again",
+                    entry.name, holder.address
+                );
+                return Err(Error::new(Kind::Busy, text));
+            }
+            None if age(mark) < YOUNG => {
+                let text = format!(
+                    "{noun} {} was begun {} s ago with snapshot {} of {image}: it may be in the making; call again",
+                    entry.name,
+                    age(mark).as_secs(),
+                    mark.name
+                );
+                return Err(Error::new(Kind::Busy, text));
+            }
+            None => {}
         }
         self.progress.step(format!("taking back {noun} {}, which was given up", entry.name));
         let _making = self.creator.begin(entry.uuid)?;
@@ -152,6 +151,10 @@ impl Deletion<'_> {
         let discard = Discard { journal, pool, name: &names.own, id: &id, header: Some(&header), entry };
         discard.run(self.purger).await
     }
+}
+
+fn age(mark: &Snapshot) -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(mark.created)
 }
 
 /// A reservation of an entry that was found.

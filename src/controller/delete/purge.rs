@@ -37,6 +37,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(600);
 /// a person may have removed the last one.
 const CLONES_FIRST: Duration = Duration::from_secs(600);
 const CLONES_LONGEST: Duration = Duration::from_secs(6 * 3600);
+const KEPT: &str = "a deleted image stays in the trash for now";
 /// After so many tries in a row that timed out, a place is left alone for a while.
 const LATE_AT_MOST: u32 = 3;
 const REST: Duration = Duration::from_secs(120);
@@ -406,16 +407,15 @@ impl Purger {
             Ok(Outcome::Done | Outcome::PoolGone) if !woken => queue.remove(id),
             Ok(Outcome::Done | Outcome::PoolGone) => {}
             Ok(Outcome::Later(wait, text)) => {
-                let pause = match wait {
-                    Wait::Clones => item.later(Purge::WaitingForClones, CLONES_FIRST, CLONES_LONGEST),
-                    Wait::Blocked => item.later(Purge::Blocked, FIRST_PAUSE, LONGEST_PAUSE),
-                };
-                if item.told != text {
-                    tracing::info!(
-                        image_id,
-                        pause_secs = pause.as_secs(),
-                        "a deleted image stays in the trash for now: {text}"
-                    );
+                match wait {
+                    Wait::Clones => drop(item.later(Purge::WaitingForClones, CLONES_FIRST, CLONES_LONGEST)),
+                    Wait::Blocked => {
+                        let pause_secs = item.later(Purge::Blocked, FIRST_PAUSE, LONGEST_PAUSE).as_secs();
+                        tracing::warn!(image_id, pause_secs, "{KEPT}: {text}");
+                    }
+                }
+                if wait == Wait::Clones && item.told != text {
+                    tracing::info!(image_id, "{KEPT}: {text}");
                     item.told = text;
                 }
                 if woken {
@@ -424,7 +424,7 @@ impl Purger {
             }
             Err(error) => {
                 let pause = item.later(Purge::Queued, FIRST_PAUSE, LONGEST_PAUSE);
-                tracing::warn!(image_id, %error, pause_secs = pause.as_secs(), "a deleted image stays in the trash for now");
+                tracing::warn!(image_id, %error, pause_secs = pause.as_secs(), "{KEPT}");
             }
         }
     }
