@@ -210,3 +210,20 @@ fn a_controller_that_is_killed_with_the_lock_holds_the_writer_up_until_its_watch
     bench.check_that_the_node_is_served();
     bench.clean_up(&driver, written);
 }
+
+#[test]
+fn a_mapping_that_gives_its_lock_to_nobody_is_told_as_the_reason() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let request = driver::create(&bench.site, "pvc-exclusive", GIB);
+    let volume = bench.runtime.block_on(async { driver.client().await.create_volume(request).await });
+    let volume = volume.unwrap().into_inner().volume.unwrap();
+    let spec = format!("rbd/{}", volume.volume_context["imageName"]);
+    let device = bench.node().exec(&["rbd", "map", "-o", "noudev,exclusive", &spec]);
+    let status = bench.grow(&driver, &volume.volume_id, 2).unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+    assert!(status.message().contains("krbd's option `exclusive`"), "{status}");
+    bench.check_that_the_node_is_served();
+    bench.node().exec(&["rbd", "unmap", "-o", "noudev", &device]);
+    assert_eq!(bench.grow(&driver, &volume.volume_id, 2).unwrap(), 2 * GIB);
+}
