@@ -24,7 +24,7 @@ use crate::config::ClusterEntry;
 use crate::kube::Kube;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::{self, VolumeId};
-use crate::volume::image::resolve::Resolver;
+use crate::volume::image::resolve::{Resolved, Resolver};
 use crate::volume::journal::creator::Creator;
 use crate::volume::journal::{Collection, Journal, Origin};
 use crate::volume::operation::{Deadline, Operations, Progress, Request};
@@ -72,6 +72,7 @@ impl Controller {
         let creator = Creator::new(&options.identity, options.takeover_grace);
         let flattener = Flattener::new(options.flatten_concurrency);
         let purger = Purger::new(&creator, &resolver.instance, &flattener);
+        flattener.tell(&purger);
         Self { options: Arc::new(options), resolver, operations, purger, creator, flattener, kube: None }
     }
 
@@ -261,7 +262,7 @@ impl Controller {
     /// # Errors
     /// [`Kind::NotFound`] when there is no such volume; what Ceph answers.
     pub async fn validate(&self, request: ValidateRequest, deadline: Deadline) -> Result<Option<String>> {
-        let this = self.resolver.clone();
+        let this = self.clone();
         let operation = Request {
             key: format!("validate {}", request.volume_id),
             rpc: "ValidateVolumeCapabilities",
@@ -271,13 +272,20 @@ impl Controller {
         self.operations
             .run(operation, move |progress| async move {
                 progress.step(format!("looking up volume {}", request.volume_id));
-                this.resolve(&request.volume_id, &request.context, &request.secrets, &[]).await?;
+                let ValidateRequest { volume_id, context, secrets, .. } = &request;
+                this.resolved(&this.resolver.resolve(volume_id, context, secrets, &[]).await?);
                 // Whether the volume has a content source is not told, nor does it matter any more.
                 Ok(create::check_capabilities(&request.capabilities, true)
                     .err()
                     .map(|error| error.to_string()))
             })
             .await
+    }
+
+    /// A call has found a volume, and brought a key: what is left to purge there goes on.
+    pub(crate) fn resolved(&self, volume: &Resolved) {
+        let reach = Reach::new(&self.resolver.connections, &volume.cluster, &volume.credentials);
+        self.open_journal(&volume.pool, Collection::Volumes, &reach);
     }
 
     /// The journal of a pool; what is left to purge in it goes on.

@@ -25,6 +25,11 @@ impl Reach {
         }
     }
 
+    /// Whether it is the same user, who may have got another key.
+    pub fn is_of(&self, other: &Self) -> bool {
+        self.credentials.user() == other.credentials.user()
+    }
+
     /// The same pool through the background client; `None` when it is gone.
     ///
     /// # Errors

@@ -123,7 +123,6 @@ fn a_deletion_that_is_refused_for_good_leaves_neither_record_nor_mark() {
     assert_eq!(bench.images(), [image.clone()]);
     // The same when librbd says so at the move itself.
     rbd(&["mirror", "image", "disable", "--force", &image]);
-    rbd(&["feature", "disable", &image, "journaling"]);
     assert_eq!(bench.create(&driver, NAME).unwrap(), id);
     for errno in [libc::EINVAL, libc::EROFS, libc::EMLINK, libc::EBUSY] {
         bench.site.arm(&format!("fail={errno}:before:trash add"));

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use crate::ceph::{Pool, SnapshotKind};
 use crate::config::ClusterEntry;
 use crate::controller::Controller;
+use crate::controller::reach::Reach;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::VolumeId;
 use crate::volume::journal::{Collection, Entry, Journal};
@@ -294,7 +295,10 @@ impl Asking<'_> {
         let secrets = self.controller.secrets_for(self.given, cluster, limit).await?;
         let connected =
             self.controller.resolver.connect_for(&cluster.cluster_id, &secrets, Kind::Precondition).await?;
-        Ok(connected.2)
+        let (_, credentials, connection) = connected;
+        let reach = Reach::new(&self.controller.resolver.connections, cluster, &credentials);
+        self.controller.purger.resume_known(&connection, &reach);
+        Ok(connection)
     }
 }
 

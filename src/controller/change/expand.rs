@@ -65,6 +65,7 @@ impl Controller {
     ) -> Result<u64> {
         progress.step(format!("looking up volume {handle}"));
         let volume = self.resolver.resolve(handle, &BTreeMap::new(), &request.secrets, &ENCRYPTED).await?;
+        self.resolved(&volume);
         refuse_encrypted(&volume, handle)?;
         if let Some(size) = large_enough(range, &volume.header, handle)? {
             return Ok(size);

@@ -12,12 +12,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
 use crate::ceph::{self, Features, Header, ImageId, KeepGoing, OpenMode, Pool, WriteOp};
+use crate::controller::delete::purge::Purger;
+use crate::controller::delete::record::ParentImage;
 use crate::controller::reach::Reach;
 use crate::controller::snapshot::point::close;
 use crate::metrics;
@@ -72,12 +74,22 @@ type Key = (String, i64, String, ImageId);
 pub struct Flattener {
     slots: Arc<Semaphore>,
     running: Arc<Mutex<HashMap<Key, Far>>>,
+    purger: Arc<OnceLock<Purger>>,
 }
 
 impl Flattener {
     /// `at_once`: how many images are flattened side by side (`--flatten-concurrency`).
     pub fn new(at_once: usize) -> Self {
-        Self { slots: Arc::new(Semaphore::new(at_once.max(1))), running: Arc::default() }
+        Self {
+            slots: Arc::new(Semaphore::new(at_once.max(1))),
+            running: Arc::default(),
+            purger: Arc::default(),
+        }
+    }
+
+    /// Who is told when an image needs its parent no more.
+    pub fn tell(&self, purger: &Purger) {
+        let _ = self.purger.set(purger.clone());
     }
 
     /// Records a flatten and begins it, or tells how far the one is that runs.
@@ -132,6 +144,7 @@ impl Flattener {
             reach: reach.clone(),
             target,
             far: far.clone(),
+            parent: Mutex::default(),
         };
         tokio::spawn(work.until_done());
         far
@@ -162,6 +175,8 @@ struct Work {
     reach: Reach,
     target: Target,
     far: Far,
+    /// What the image was cloned from.
+    parent: Mutex<Option<ParentImage>>,
 }
 
 /// What a try has come to.
@@ -205,6 +220,7 @@ impl Work {
         let id = &self.target.id;
         let Some(header) = pool.image_header(id, &[]).await? else { return self.done().await };
         if let Some(parent) = &header.parent {
+            *self.parent() = ParentImage::of(&header);
             if self.is_copied(&pool, parent).await? {
                 tracing::info!(
                     image = pool.describe(&self.target.name),
@@ -246,10 +262,23 @@ impl Work {
     async fn done(&self) -> Result<Outcome> {
         let Some(pool) = self.reach.background(self.journal.pool()).await? else { return Ok(Outcome::Done) };
         let op = WriteOp::new().omap_remove([format!("{PREFIX}{}", self.target.id.as_str())]);
+        self.wake_parent(&pool).await?;
         match pool.write("journal forget flatten", self.journal.directory(), op).await {
             Err(error) if !error.is(libc::ENOENT) => Err(error.into()),
             _ => Ok(Outcome::Done),
         }
+    }
+
+    /// A parent that was deleted may have waited for this.
+    async fn wake_parent(&self, pool: &Pool) -> Result<()> {
+        let parent = self.parent().clone();
+        let (Some(purger), Some(parent)) = (self.flattener.purger.get(), parent) else { return Ok(()) };
+        let journal = self.journal.through(pool);
+        purger.parent_left(&journal, &self.target.name, parent).await
+    }
+
+    fn parent(&self) -> MutexGuard<'_, Option<ParentImage>> {
+        self.parent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn flatten(&self, pool: &Pool, header: &Header) -> Result<()> {

@@ -14,7 +14,7 @@ use super::owner::Owner;
 use super::parent;
 use super::purge::{Place, Purger};
 use super::record::{self, ParentImage, Record, Written};
-use crate::ceph::{Features, Header, ImageId, Pool, SnapshotKind, TrashEntry, WriteOp, lock};
+use crate::ceph::{Child, Features, Header, ImageId, Pool, SnapshotKind, TrashEntry, WriteOp, lock};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::watch;
 use crate::volume::journal::Journal;
@@ -183,22 +183,34 @@ impl Attempt<'_> {
     }
 
     /// librbd would take the lock of the image, and of its parent when this is the last clone of a
-    /// snapshot in the parent's snapshot trash.
+    /// snapshot in the parent's snapshot trash. What names a parent that does not name it is freed
+    /// from it.
     async fn locked_by_the_dead(&self, header: &Header) -> Result<Option<Outcome>> {
         if let Some(text) = self.dead_owner(&self.pool, self.id, header, true).await? {
             return Ok(Some(Outcome::Later(Wait::Blocked, text)));
         }
         let Some(parent) = &header.parent else { return Ok(None) };
         let connection = self.pool.connection();
-        let Some(pool) = connection.pool_by_id(parent.pool_id, &parent.namespace).await? else {
+        let pool = connection.pool_by_id(parent.pool_id, &parent.namespace).await?;
+        let id = ImageId::new(&*parent.image_id);
+        let of_parent = match &pool {
+            Some(pool) => pool.image_header(&id, &[]).await?,
+            None => None,
+        };
+        let (Some(pool), Some(of_parent)) = (pool, of_parent) else {
+            self.pool.detach_parent(self.id).await?;
             return Ok(None);
         };
-        let id = ImageId::new(&*parent.image_id);
-        let Some(of_parent) = pool.image_header(&id, &[]).await? else { return Ok(None) };
+        let children = pool.children_of(&id, Some(parent.snap_id)).await?;
+        if !children.iter().any(|child| self.is_this(child)) {
+            // A clone that was never finished, or a flatten that stopped behind its copying: the
+            // parent's snapshot may be gone, and librbd could not open the image with it.
+            self.pool.detach_parent(self.id).await?;
+            return Ok(None);
+        }
+        let last = children.len() == 1;
         let goes_too = of_parent.snapshots.iter().any(|snapshot| {
-            snapshot.id == parent.snap_id
-                && snapshot.children <= 1
-                && matches!(snapshot.kind, SnapshotKind::Trash(_))
+            snapshot.id == parent.snap_id && last && matches!(snapshot.kind, SnapshotKind::Trash(_))
         });
         if !goes_too {
             return Ok(None);
@@ -206,6 +218,12 @@ impl Attempt<'_> {
         let in_trash = pool.trash_entry(&id).await?.is_some();
         let text = self.dead_owner(&pool, &id, &of_parent, in_trash).await?;
         Ok(text.map(|text| Outcome::Later(Wait::Blocked, text)))
+    }
+
+    fn is_this(&self, child: &Child) -> bool {
+        child.pool_id == self.pool.id()
+            && child.namespace == self.pool.namespace()
+            && child.image_id == *self.id
     }
 
     /// An owner of an image's lock that has no watch. librbd would blocklist it, and with it all

@@ -22,6 +22,7 @@ mod half_done;
 mod mgr;
 mod owner;
 mod parent;
+mod queue;
 mod snapshot;
 
 use uuid::Uuid;

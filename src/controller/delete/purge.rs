@@ -10,37 +10,27 @@
 //! not polled: the purge of the last clone wakes it (`parent`). What other programs do to it is
 //! looked for now and then.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 
-use super::attempt::{self, Outcome, Wait};
+use super::attempt::{self, Outcome};
 use super::owner;
-use super::record::{self, ParentImage};
-use crate::ceph::{ImageId, Pool};
+use super::queue::{Item, Next, Queue};
+use super::record::{self, ParentImage, Record};
+use crate::ceph::{Connection, ImageId, Pool};
 use crate::controller::change::flatten::Flattener;
 use crate::controller::reach::Reach;
-use crate::metrics::{self, Purge};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::journal::creator::Creator;
 use crate::volume::journal::{Collection, Journal};
 
 /// Purges that run at once in a cluster; each may send many deletes to it.
 const AT_ONCE: usize = 4;
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// How often a journal's records are read again: another controller may have died.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
-/// What clones need is looked at so often at first, and then more and more rarely: ceph-csi or
-/// a person may have removed the last one.
-const CLONES_FIRST: Duration = Duration::from_secs(600);
-const CLONES_LONGEST: Duration = Duration::from_secs(6 * 3600);
-const KEPT: &str = "a deleted image stays in the trash for now";
-/// After so many tries in a row that timed out, a place is left alone for a while.
-const LATE_AT_MOST: u32 = 3;
-const REST: Duration = Duration::from_secs(120);
 
 /// A journal, told from all others of this process, whatever client it is reached by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -84,118 +74,6 @@ struct State {
     parents: HashMap<(String, ParentImage), usize>,
 }
 
-/// What waits in a place.
-struct Queue {
-    reach: Reach,
-    looked: Option<Instant>,
-    swept: bool,
-    ready: bool,
-    items: BTreeMap<ImageId, Item>,
-    /// Tries in a row that timed out.
-    late: u32,
-    rest_until: Option<Instant>,
-    runs: bool,
-    wake: Arc<Notify>,
-}
-
-struct Item {
-    state: Purge,
-    running: bool,
-    /// It was woken while it was tried.
-    again: bool,
-    due: Instant,
-    pause: Duration,
-    told: String,
-    /// A lock's owner that has no watch, and since when that is known.
-    seen: Option<(String, Instant)>,
-}
-
-/// What a place's task does next.
-enum Next {
-    Try(ImageId, Arc<Semaphore>),
-    Wait(Option<Instant>, Arc<Notify>),
-    End,
-}
-
-impl Queue {
-    fn new(reach: &Reach) -> Self {
-        Self {
-            reach: reach.clone(),
-            looked: None,
-            swept: false,
-            ready: false,
-            items: BTreeMap::new(),
-            late: 0,
-            rest_until: None,
-            runs: false,
-            wake: Arc::default(),
-        }
-    }
-
-    fn next(&mut self, slots: &Arc<Semaphore>) -> Next {
-        if self.items.is_empty() {
-            self.runs = false;
-            return Next::End;
-        }
-        let rest = self.rest_until.unwrap_or_else(Instant::now);
-        let idle = self.items.iter_mut().filter(|(_, item)| !item.running);
-        match idle.min_by_key(|(_, item)| item.due) {
-            Some((id, item)) if item.due.max(rest) <= Instant::now() => {
-                item.running = true;
-                item.set(Purge::Queued);
-                Next::Try(id.clone(), slots.clone())
-            }
-            Some((_, item)) => Next::Wait(Some(item.due.max(rest)), self.wake.clone()),
-            None => Next::Wait(None, self.wake.clone()),
-        }
-    }
-
-    fn remove(&mut self, id: &ImageId) {
-        if let Some(item) = self.items.remove(id) {
-            metrics::purge_backlog(item.state, -1);
-        }
-    }
-}
-
-impl Item {
-    fn new() -> Self {
-        metrics::purge_backlog(Purge::Queued, 1);
-        Self {
-            state: Purge::Queued,
-            running: false,
-            again: false,
-            due: Instant::now(),
-            pause: FIRST_PAUSE,
-            told: String::new(),
-            seen: None,
-        }
-    }
-
-    fn set(&mut self, state: Purge) {
-        metrics::purge_backlog(self.state, -1);
-        metrics::purge_backlog(state, 1);
-        self.state = state;
-    }
-
-    fn wake(&mut self) {
-        self.again = self.running;
-        self.due = Instant::now();
-        self.pause = FIRST_PAUSE;
-    }
-
-    /// To be tried again after a pause, the next one longer.
-    fn later(&mut self, state: Purge, first: Duration, longest: Duration) -> Duration {
-        if self.state != state {
-            self.pause = self.pause.max(first);
-        }
-        self.set(state);
-        let pause = self.pause.clamp(first, longest);
-        self.due = Instant::now() + pause;
-        self.pause = (pause * 2).min(longest);
-        pause
-    }
-}
-
 impl Purger {
     /// `creator` tells this process's locks from others'; `flattener` goes on with the flattens
     /// that are recorded in the same objects.
@@ -226,20 +104,33 @@ impl Purger {
     /// that this process knows, goes on. It is looked for at the first call, and again after
     /// a while.
     pub fn resume(&self, journal: &Journal, reach: &Reach) {
-        self.0.creator.know(journal.pool().connection());
         let here = Place::of(journal);
-        let mut due = Vec::new();
         {
             let mut state = self.state();
             for collection in [Collection::Volumes, Collection::Snapshots] {
                 let place = Place { collection, ..here.clone() };
                 state.places.entry(place).or_insert_with(|| Queue::new(reach)).reach = reach.clone();
             }
-            for (place, queue) in state.places.iter_mut().filter(|(place, _)| place.fsid == here.fsid) {
-                if queue.looked.is_none_or(|looked| looked.elapsed() >= LOOK_AGAIN) {
-                    queue.looked = Some(Instant::now());
-                    due.push(place.clone());
-                }
+        }
+        self.resume_known(journal.pool().connection(), reach);
+    }
+
+    /// The same for the pools of the cluster that are known by now, where a call is for none.
+    pub fn resume_known(&self, connection: &Connection, reach: &Reach) {
+        self.0.creator.know(connection);
+        let mut due = Vec::new();
+        for (place, queue) in &mut self.state().places {
+            if place.fsid != connection.fsid_text() {
+                continue;
+            }
+            // Its key may be no good any more; another user may lack rights in the pool.
+            if queue.looked.is_none() || queue.reach.is_of(reach) {
+                queue.reach = reach.clone();
+            }
+            let old = queue.looked.is_none_or(|looked| looked.elapsed() >= LOOK_AGAIN);
+            if old {
+                queue.looked = Some(Instant::now());
+                due.push(place.clone());
             }
         }
         for place in due {
@@ -317,13 +208,23 @@ impl Purger {
         self.queue(&place, id, true);
     }
 
-    /// An image's clone is gone or has all data of its own: whoever waits for that goes on.
-    /// `journal` is the one that the clone belonged to.
+    /// An image of that name has all data of its own now: its parent goes on if it waited for that.
+    /// `journal` is the image's, through the background client.
     ///
     /// # Errors
     /// What Ceph answers.
-    pub async fn clone_left(&self, journal: &Journal, child: &record::Record) -> Result<()> {
-        if let Some((place, id)) = super::parent::after_child(self, journal, child).await? {
+    pub async fn parent_left(&self, journal: &Journal, image: &str, parent: ParentImage) -> Result<()> {
+        let child = Record {
+            image: image.to_owned(),
+            uuid: None,
+            pool_id: None,
+            deleted: None,
+            parent: Some(parent),
+            kind: record::Kind::Volume,
+            adopted: false,
+            prefixes: super::discard::prefix_of(image).into_iter().collect(),
+        };
+        if let Some((place, id)) = super::parent::after_child(self, journal, &child).await? {
             self.wake(place, id, &Place::of(journal));
         }
         Ok(())
@@ -386,45 +287,10 @@ impl Purger {
         });
         match outcome {
             Ok(Outcome::PoolGone) => self.forget(place),
-            outcome => self.settle(place, id, outcome),
-        }
-    }
-
-    fn settle(&self, place: &Place, id: &ImageId, outcome: Result<Outcome>) {
-        let mut state = self.state();
-        let Some(queue) = state.places.get_mut(place) else { return };
-        let late = matches!(&outcome, Err(error) if error.kind == Kind::Timeout);
-        queue.late = if late { queue.late + 1 } else { 0 };
-        if queue.late >= LATE_AT_MOST {
-            queue.rest_until = Some(Instant::now() + REST);
-        }
-        queue.wake.notify_one();
-        let Some(item) = queue.items.get_mut(id) else { return };
-        item.running = false;
-        let woken = std::mem::take(&mut item.again);
-        let image_id = id.as_str();
-        match outcome {
-            Ok(Outcome::Done | Outcome::PoolGone) if !woken => queue.remove(id),
-            Ok(Outcome::Done | Outcome::PoolGone) => {}
-            Ok(Outcome::Later(wait, text)) => {
-                match wait {
-                    Wait::Clones => drop(item.later(Purge::WaitingForClones, CLONES_FIRST, CLONES_LONGEST)),
-                    Wait::Blocked => {
-                        let pause_secs = item.later(Purge::Blocked, FIRST_PAUSE, LONGEST_PAUSE).as_secs();
-                        tracing::warn!(image_id, pause_secs, "{KEPT}: {text}");
-                    }
+            outcome => {
+                if let Some(queue) = self.state().places.get_mut(place) {
+                    queue.settle(id, outcome);
                 }
-                if wait == Wait::Clones && item.told != text {
-                    tracing::info!(image_id, "{KEPT}: {text}");
-                    item.told = text;
-                }
-                if woken {
-                    item.wake();
-                }
-            }
-            Err(error) => {
-                let pause = item.later(Purge::Queued, FIRST_PAUSE, LONGEST_PAUSE);
-                tracing::warn!(image_id, %error, pause_secs = pause.as_secs(), "{KEPT}");
             }
         }
     }

@@ -118,6 +118,11 @@ impl Journal {
         Self { pool: pool.clone(), collection, directory: collection.directory(instance) }
     }
 
+    /// The same journal through another client of the same pool.
+    pub fn through(&self, pool: &Pool) -> Self {
+        Self { pool: pool.clone(), ..self.clone() }
+    }
+
     /// Whether it keeps volumes or snapshots.
     pub fn collection(&self) -> Collection {
         self.collection
