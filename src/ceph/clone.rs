@@ -1,8 +1,8 @@
 //! A copy-on-write clone of a snapshot, made by librbd in format 2.
 //!
 //! What a reader gets wrong: librbd's clone is a create and then an attach, so a stop inside
-//! leaves an image that looks like a whole, empty one. In the order of its writes (16.2 to
-//! 20.2), and what a stop behind each of them leaves:
+//! leaves an image that looks like a whole, empty one. In the order of its writes (seen
+//! with 16.2.15), and what a stop behind each of them leaves:
 //!
 //! | write | on | a stop behind it leaves |
 //! |---|---|---|

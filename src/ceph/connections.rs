@@ -181,7 +181,9 @@ async fn connect_and_keep(shared: Arc<Shared>, key: Key, sender: watch::Sender<O
 
 impl Key {
     fn is_older_key_of(&self, other: &Self) -> bool {
-        self.monitors == other.monitors && self.credentials.user == other.credentials.user
+        self.monitors == other.monitors
+            && self.credentials.user == other.credentials.user
+            && self.credentials.key != other.credentials.key
     }
 }
 

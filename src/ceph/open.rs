@@ -120,7 +120,7 @@ impl Pool {
 }
 
 impl Image {
-    /// Makes a snapshot (`rbd_snap_create`), two monitor commits at most; EEXIST when there is
+    /// Makes a snapshot (`rbd_snap_create`), one monitor commit; EEXIST when there is
     /// one of that name. With `exclusive-lock` the lock is asked for: EROFS when its owner
     /// will not give it. Writes that were answered before this call are in it; nothing
     /// that is written after its answer is.

@@ -32,7 +32,7 @@ fn a_clone_is_of_format_2_whatever_the_cluster_wants() {
             let child_id = pool.image_id(&child).await.unwrap().unwrap();
             let expected =
                 Child { pool_id: pool.id(), namespace: String::new(), image_id: child_id.clone(), snap_id };
-            assert_eq!(pool.children_of(&id, None).await.unwrap(), [expected.clone()]);
+            assert_eq!(pool.children_of(&id, None).await.unwrap(), std::slice::from_ref(&expected));
             assert_eq!(pool.children_of(&id, Some(snap_id)).await.unwrap(), [expected]);
             assert_eq!(pool.children_of(&id, Some(snap_id + 1)).await.unwrap(), []);
             header = pool.image_header(&child_id, &[]).await.unwrap().unwrap();

@@ -80,6 +80,26 @@ fn a_refused_user_is_told_at_once_without_its_key_and_not_remembered() {
 }
 
 #[test]
+fn background_work_has_a_client_of_its_own_and_blanks_make_no_other() {
+    in_lab(async |lab| {
+        let cluster = lab.cluster(0);
+        let connections = Connections::new(None);
+        let get = async |user: &str, key: &str| {
+            connections.get(&monitors(cluster), &credentials(user, key)).await.unwrap().serial()
+        };
+        let first = get("admin", &cluster.admin_key).await;
+        assert_eq!(get(" client.admin\n", &format!("{}\n", cluster.admin_key)).await, first);
+        let background =
+            async || connections.get_background(&monitors(cluster), &admin(cluster)).await.unwrap();
+        let other = background().await.serial();
+        assert_ne!(other, first);
+        assert_eq!((background().await.serial(), get("admin", &cluster.admin_key).await), (other, first));
+        assert_eq!(connections.len(), 2);
+        assert!(connections.close(std::time::Duration::from_secs(20)).await);
+    });
+}
+
+#[test]
 fn a_changed_key_replaces_the_client_of_the_old_one() {
     in_lab(async |lab| {
         let cluster = lab.cluster(0);

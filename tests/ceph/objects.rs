@@ -68,6 +68,22 @@ fn long_omaps_and_long_objects_are_read_whole() {
         assert_eq!(results[2], omap("b", b"other", false));
         assert_eq!(results[3], omap("a02499", b"value 2499", true));
 
+        let (page, more) = pool.omap_page(WHAT, "long", "a00009", "a", 3).await.unwrap();
+        assert_eq!(
+            (page.keys().cloned().collect::<Vec<_>>(), more),
+            (vec!["a00010".into(), "a00011".into(), "a00012".into()], true)
+        );
+        let (page, more) = pool.omap_page(WHAT, "long", "a02498", "a", 3).await.unwrap();
+        assert_eq!((page.len(), more), (1, false));
+        let op = ReadOp::new().stat_with_time().omap_keys(["b"]);
+        let mut results = pool.read(WHAT, "long", op).await.unwrap();
+        let Some(ReadResult::Stat { size, modified }) = results.next() else { panic!("no stat") };
+        let age = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap() - modified;
+        assert!(size == data.len() as u64 && age.as_secs() < 60, "{size} {age:?}");
+        assert_eq!(results.next().unwrap().into_omap().len(), 1);
+        assert_eq!(pool.list_xattrs(WHAT, "long").await.unwrap().len(), 0);
+        assert_eq!(errno(pool.list_xattrs(WHAT, "absent").await), libc::ENOENT);
+
         let same = WriteOp::new().content_equals([0, 1, 2]);
         pool.write(WHAT, "long", same.clone()).await.unwrap();
         let other = WriteOp::new().content_equals([0, 1, 3]).remove();

@@ -1,6 +1,8 @@
 //! Into the trash and out of the world; what librbd's own tools make of it.
 
-use rbd_csi::ceph::{Features, Pool, TrashState};
+use std::time::Duration;
+
+use rbd_csi::ceph::{Features, MirrorState, Pool, TrashState, WriteOp};
 
 use crate::image::{FIVE, create};
 use crate::support::lab::{Cluster, Running};
@@ -129,12 +131,46 @@ fn an_image_in_a_group_and_a_mirrored_one() {
         cluster.rbd(&["group", "rm", "rbd/team"]);
 
         cluster.rbd(&["mirror", "pool", "enable", "rbd", "image"]);
+        assert_eq!(pool.mirror_state(&id).await.unwrap(), MirrorState::NotMirrored);
         cluster.rbd(&["mirror", "image", "enable", "member", "snapshot"]);
+        assert_eq!(pool.mirror_state(&id).await.unwrap(), MirrorState::Primary);
+        cluster.rbd(&["mirror", "image", "demote", "member"]);
+        assert_eq!(pool.mirror_state(&id).await.unwrap(), MirrorState::NonPrimary);
+        assert_eq!(pool.trash_entry(&id).await.unwrap(), None);
+        cluster.rbd(&["mirror", "image", "promote", "member"]);
+        assert_eq!(pool.mirror_state(&id).await.unwrap(), MirrorState::Primary);
         pool.trash_move("member", &id).await.unwrap();
         assert_eq!(pool.trash_entry(&id).await.unwrap().unwrap().state, TrashState::Normal);
         pool.purge(&id).await.unwrap();
         cluster.rbd(&["mirror", "pool", "disable", "rbd"]);
         assert_eq!(objects_of(cluster, &[id.as_str(), "member"]), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn an_entry_has_the_callers_time_and_an_image_that_is_restored_keeps_its_names() {
+    with_pool(async |cluster, pool| {
+        let id = create(&pool, "stamped", FIVE).await;
+        let time = Duration::new(1_700_000_000, 123_456_789);
+        pool.trash_move_at("stamped", &id, time).await.unwrap();
+        assert_eq!(pool.trash_entry(&id).await.unwrap().unwrap().deleted, time);
+        pool.trash_move_at("stamped", &id, time * 2).await.unwrap();
+        assert_eq!(pool.trash_entry(&id).await.unwrap().unwrap().deleted, time, "the first one's");
+        cluster.rbd(&["trash", "restore", id.as_str()]);
+
+        // A restore that stopped before its last step: the names are there, and the entry.
+        let text = |text: &str| [&u32::try_from(text.len()).unwrap().to_le_bytes(), text.as_bytes()].concat();
+        let fields = [&[0u8][..], &text("stamped"), &[0; 16], &[3]].concat();
+        let length = u32::try_from(fields.len()).unwrap().to_le_bytes();
+        let input = [&text(id.as_str())[..], &[2, 1], &length, &fields].concat();
+        pool.write("test", "rbd_trash", WriteOp::new().exec(c"rbd", c"trash_add", input)).await.unwrap();
+        assert_eq!(errno(pool.trash_move("stamped", &id).await), libc::EBUSY);
+        assert_eq!(pool.image_id("stamped").await.unwrap().as_ref(), Some(&id));
+        assert_eq!(pool.directory_id("stamped").await.unwrap().as_ref(), Some(&id));
+        let remove = WriteOp::new().exec(c"rbd", c"trash_remove", text(id.as_str()));
+        pool.write("test", "rbd_trash", remove).await.unwrap();
+        pool.trash_move("stamped", &id).await.unwrap();
+        pool.purge(&id).await.unwrap();
     });
 }
 
