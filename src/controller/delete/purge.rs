@@ -133,17 +133,20 @@ impl Purger {
                 due.push(place.clone());
             }
         }
-        for place in due {
-            let purger = self.clone();
-            tokio::spawn(async move {
+        if due.is_empty() {
+            return;
+        }
+        let purger = self.clone();
+        tokio::spawn(async move {
+            for place in due {
                 if let Err(error) = purger.look(&place).await {
                     tracing::warn!(%error, "could not read which images wait for their purge");
                     if let Some(queue) = purger.state().places.get_mut(&place) {
                         queue.looked = None;
                     }
                 }
-            });
-        }
+            }
+        });
     }
 
     /// Finds what waits in a place.
