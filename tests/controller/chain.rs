@@ -312,7 +312,8 @@ fn what_a_person_put_into_the_trash_is_never_purged() {
     let driver = bench.start();
     let rbd = |args: &[&str]| bench.cluster().rbd(args);
     // A volume that stands in the journal; one of another name; one to be kept for a while.
-    let cases: [(&str, fn(&Bench, &str) -> String); 3] = [
+    type Prepare = fn(&Bench, &str) -> String;
+    let cases: [(&str, Prepare); 3] = [
         ("pvc-in-journal", |bench, id| {
             bench.cluster().rbd(&["trash", "mv", &image_of(id)]);
             image_of(id)

@@ -38,6 +38,8 @@ pub enum Points {
 
 impl Points {
     /// A sample, drawn anew in each run unless `SWEEP_SEED` says which; all with `SWEEP=full`.
+    // The seed is what a failed run is drawn again by.
+    #[allow(clippy::print_stdout)]
     pub fn sample() -> Self {
         if std::env::var("SWEEP").is_ok_and(|value| value == "full") {
             return Self::All;
