@@ -29,32 +29,35 @@ use support::pool;
 const DRIVER: &str = env!("CARGO_BIN_EXE_rbd-csi");
 
 /// The calls to which the suite gives a secret of its own.
-const SECRETS: [&str; 6] = [
+const SECRETS: [&str; 11] = [
     "CreateVolumeSecret",
     "DeleteVolumeSecret",
     "ControllerValidateVolumeCapabilitiesSecret",
     "NodeStageVolumeSecret",
     "NodePublishVolumeSecret",
     "ControllerPublishVolumeSecret",
+    "ControllerExpandVolumeSecret",
+    "CreateSnapshotSecret",
+    "DeleteSnapshotSecret",
+    "ListSnapshotsSecret",
+    "GetSnapshotSecret",
 ];
 
-/// The cases that identity, creating, deleting, validating, staging, publishing and
-/// statistics call for; each further capability adds to them.
-const CASES: usize = 38;
+/// The cases that identity, creating, deleting, validating, staging, publishing, statistics,
+/// snapshots, restores, clones and growth call for; each further capability adds to them.
+const CASES: usize = 57;
 
 /// What the suite says where the driver does not announce a capability (csi-test 5.6.0,
-/// `Skip(…)`). Volumes, staging, statistics and the single-node modes are not among them.
-const NOT_ANNOUNCED: [&str; 22] = [
+/// `Skip(…)`). Volumes, snapshots, clones, growth, staging, statistics and the single-node modes
+/// are not among them. Lists of snapshots need a Kubernetes that keeps a key for them.
+const NOT_ANNOUNCED: [&str; 17] = [
     "Controller Publish, UnpublishVolume not supported",
-    "ControllerExpandVolume not supported",
     "ControllerGetVolumeHealth not supported",
     "ControllerListVolumeHealth not supported",
     "ControllerModifyVolume not supported",
     "ControllerPublishVolume not supported",
     "ControllerPublishVolume.readonly field not supported",
     "ControllerUnpublishVolume not supported",
-    "CreateSnapshot not supported",
-    "DeleteSnapshot not supported",
     "GetCapacity not supported",
     "GetSnapshot not supported",
     "GroupControllerService not supported",
@@ -65,8 +68,6 @@ const NOT_ANNOUNCED: [&str; 22] = [
     "NodeGetStorageHealth not supported",
     "NodeGetVolumeHealth not supported",
     "SNAPSHOT_ACCESSIBILITY_CONSTRAINTS not supported",
-    "Snapshot not supported",
-    "Volume Cloning not supported",
 ];
 
 struct Bench {

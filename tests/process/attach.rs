@@ -69,13 +69,46 @@ async fn refused(place: &Place, request: ControllerPublishVolumeRequest, seconds
 }
 
 async fn offers_attaching(place: &Place) -> bool {
+    offers(place).await.contains(&Rpc::PublishUnpublishVolume)
+}
+
+async fn offers(place: &Place) -> Vec<Rpc> {
     let answer =
         place.controller().await.controller_get_capabilities(ControllerGetCapabilitiesRequest {}).await;
     let offered = answer.unwrap().into_inner().capabilities;
-    offered.into_iter().any(|capability| match capability.r#type {
-        Some(Type::Rpc(rpc)) => rpc.r#type() == Rpc::PublishUnpublishVolume,
-        None => false,
-    })
+    let named = offered.into_iter().filter_map(|capability| capability.r#type);
+    named.map(|Type::Rpc(rpc)| rpc.r#type()).collect()
+}
+
+#[tokio::test]
+async fn lists_of_snapshots_are_not_offered_where_no_key_can_be_had_for_them() {
+    let place = Place::new();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let always = [Rpc::CreateDeleteVolume, Rpc::CreateDeleteSnapshot, Rpc::CloneVolume, Rpc::ExpandVolume];
+    let lists =
+        |offered: &[Rpc]| offered.iter().any(|rpc| [Rpc::ListSnapshots, Rpc::GetSnapshot].contains(rpc));
+    let config = |secret: &str| {
+        let rbd = format!(r#"{{"controllerPublishSecretRef":{secret}}}"#);
+        std::fs::write(
+            place.path("config.json"),
+            format!(r#"[{{"clusterID":"c","monitors":["m"],"rbd":{rbd}}}]"#),
+        )
+    };
+    // Named, and the API that has it is away or silent: sidecars are not kept waiting for it.
+    for port in [free_port(), silent.local_addr().unwrap().port()] {
+        let program = in_pod(&place, port);
+        for secret in ["null", r#"{"name":"key","namespace":"ceph"}"#] {
+            config(secret).unwrap();
+            let since = Instant::now();
+            let offered = offers(&place).await;
+            assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+            assert!(always.iter().all(|rpc| offered.contains(rpc)) && !lists(&offered), "{offered:?}");
+        }
+        program.stop_within(5);
+    }
+    // Without Kubernetes there is nobody who has it.
+    let _program = place.serve(&[CONTROLLER]);
+    assert!(!lists(&offers(&place).await));
 }
 
 #[tokio::test]

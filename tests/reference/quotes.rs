@@ -31,6 +31,15 @@ const OTHERS: &[&str] = &[
     "hostPath type check failed",
     "FailedCreate",
     "violates PodSecurity",
+    "error: the server doesn't have a resource type \"volumesnapshot\"",
+    "cannot find default snapshot class",
+    "snapshot … not Ready",
+    "not bound",
+    "requested volume size … is less than the size … for the source snapshot",
+    "requested volume … modifies the mode of the source volume",
+    "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize",
+    "FileSystemResizePending",
+    "VolumeResizeFailed",
 ];
 
 /// The codes, as Kubernetes writes them.

@@ -23,10 +23,11 @@ const ENTRANCES: [&str; 7] = [
 ];
 
 /// They ask a monitor or an OSD: counted, timed, and a place for a fault to strike.
-const WAITING: [&str; 26] = [
+const WAITING: [&str; 27] = [
     "rados_connect",
     "rados_wait_for_latest_osdmap",
     "rados_mon_command",
+    "rados_pool_list",
     "rados_pool_lookup",
     "rados_pool_reverse_lookup",
     "rados_list_lockers",

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::lab::Cluster;
 
 /// Objects that a pool keeps whether it has volumes or not. What they hold is looked at too.
-const REGISTERS: [&str; 5] =
-    ["rbd_directory", "rbd_info", "rbd_trash", "csi.volumes.default", "rbd_children"];
+const REGISTERS: [&str; 6] =
+    ["rbd_directory", "rbd_info", "rbd_trash", "csi.volumes.default", "csi.snaps.default", "rbd_children"];
 
 /// Everything in the pool that belongs to some volume: objects, and keys of the registers.
 pub fn contents(cluster: &Cluster, pool: &str) -> Vec<String> {

@@ -244,6 +244,11 @@ impl Attempt<'_> {
         if owner.is_among(&pool.image_watchers(id).await?) {
             return Ok(None);
         }
+        // A librbd client, such as a controller that was killed, takes nothing along when librbd
+        // fences it; a node's kernel takes all its volumes.
+        if owner.watch_cookie().is_some_and(|cookie| !watch::is_kernels(cookie)) {
+            return Ok(None);
+        }
         let text = format!(
             "the exclusive lock of image id {} is held by {} at {}, which does not watch it any more",
             id.as_str(),

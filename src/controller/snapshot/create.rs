@@ -7,6 +7,7 @@ use crate::controller::change::depth;
 use crate::controller::create::clone;
 use crate::controller::create::content::{Lookup, require_layering};
 use crate::controller::create::leftover;
+use crate::controller::delete::discard::Discard;
 use crate::controller::reach::Reach;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::VolumeId;
@@ -72,11 +73,16 @@ impl Making<'_> {
             return Ok(found);
         }
         let handle = self.source.to_string();
-        let (_, image) =
-            lookup.image(Collection::Volumes, &handle).await.map_err(|error| match error.kind {
-                Kind::NotFound => Error::new(Kind::NotFound, format!("source Volume ID {handle} not found")),
-                _ => error,
-            })?;
+        let image = match lookup.image(Collection::Volumes, &handle).await {
+            Ok((_, image)) => image,
+            Err(error) if error.kind == Kind::NotFound => {
+                // The volume went while its snapshot was being made: nobody can ever finish it.
+                self.give_up().await.map_err(Error::unsettled)?;
+                let text = format!("source Volume ID {handle} not found");
+                return Err(Error::new(Kind::NotFound, text));
+            }
+            Err(error) => return Err(error),
+        };
         require_layering(&handle, &image)?;
         let look = depth::Look {
             controller: self.controller,
@@ -114,6 +120,46 @@ impl Making<'_> {
         }
         let text = format!("{name} was finished or released by others {TURNS} times while it was looked at");
         Err(Error::new(Kind::Unavailable, text))
+    }
+
+    /// Takes back what an earlier try has left of a snapshot of this source: its image, and its
+    /// reservation. The source's deletion has seen to the snapshot that it had.
+    async fn give_up(&self) -> Result<()> {
+        let name = &self.request.name;
+        self.journal.forget_intent(name).await?;
+        let Some(entry) = self.journal.find(name).await?.filter(|entry| entry.image_id.is_none()) else {
+            return Ok(());
+        };
+        if self.compare(&entry).is_err() {
+            return Ok(());
+        }
+        let creator = &self.controller.creator;
+        let _making = creator.begin(entry.uuid)?;
+        let reservation = Reservation {
+            entry: entry.clone(),
+            other_pool: None,
+            locked: false,
+            fresh: false,
+            deleting: None,
+        };
+        if !self.journal.claim(&reservation, creator, self.progress).await? {
+            return Ok(());
+        }
+        let (pool, image) = (self.pool(), self.image_name(&entry));
+        let header = match pool.image_id(&image).await? {
+            Some(id) => pool.image_header(&id, &[]).await?.map(|header| (id, header)),
+            None => None,
+        };
+        match &header {
+            Some((id, header)) if header.parent.is_some() => {
+                let header = Some(header);
+                let discard =
+                    Discard { journal: self.journal, pool, name: &image, id, header, entry: &entry };
+                discard.run(&self.controller.purger).await?;
+            }
+            _ => leftover::clear(pool, &image, leftover::Origin::Blank, self.progress).await?,
+        }
+        self.journal.retract(entry.uuid, &entry.name).await
     }
 
     fn pool(&self) -> &Pool {

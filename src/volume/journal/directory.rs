@@ -98,6 +98,17 @@ impl Journal {
         Ok(Page { names: names.collect(), next: last.filter(|_| more) })
     }
 
+    /// Takes back the intent of a name that was never entered. `false`: there is none.
+    ///
+    /// # Errors
+    /// What Ceph answers, and [`Kind::Internal`] for a journal that contradicts itself.
+    pub async fn forget_intent(&self, name: &str) -> Result<bool> {
+        match self.look_up(name).await? {
+            Found { entered: None, intended: Some(uuid), .. } => self.withdraw_intent(uuid, name).await,
+            _ => Ok(false),
+        }
+    }
+
     fn nonsense(&self, key: &str, value: &[u8]) -> Error {
         let text = String::from_utf8_lossy(value);
         let object = self.pool.describe(&self.directory);
