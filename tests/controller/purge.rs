@@ -120,7 +120,7 @@ fn a_deletion_that_is_refused_for_good_leaves_neither_record_nor_mark() {
     // The promoted image is the volume still, with a feature that was not asked for.
     let status = bench.create(&driver, NAME).unwrap_err();
     assert_eq!(status.code(), Code::AlreadyExists, "{status}");
-    assert_eq!(bench.images(), [image.clone()]);
+    assert_eq!(bench.images(), std::slice::from_ref(&image));
     // The same when librbd says so at the move itself.
     rbd(&["mirror", "image", "disable", "--force", &image]);
     assert_eq!(bench.create(&driver, NAME).unwrap(), id);
