@@ -96,6 +96,9 @@ impl Point<'_> {
         {
             let (own, id) = (own.clone(), id.clone());
             self.settle_source(None).await?;
+            // A try that stopped behind the snapshot has perhaps not written its object map,
+            // without which nobody could open it.
+            self.pool.add_snapshot(&id, header, own.id, &own.name).await?;
             return Ok(Made { id, own });
         }
         let (drawn, image) = tokio::join!(self.pool.draw_snapshot_id(), self.image(image, fresh));
