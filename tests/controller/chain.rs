@@ -306,26 +306,25 @@ fn an_ancestor_that_ceph_csi_left_in_the_trash_goes_with_its_last_clone() {
     bench.wait_until_empty("after the mgr");
 }
 
+/// Puts a volume's image into the trash.
+type Put = fn(&Bench, &str);
+
 #[test]
 fn what_a_person_put_into_the_trash_is_never_purged() {
     let bench = Bench::new();
     let driver = bench.start();
     let rbd = |args: &[&str]| bench.cluster().rbd(args);
     // A volume that stands in the journal; one of another name; one to be kept for a while.
-    type Prepare = fn(&Bench, &str) -> String;
-    let cases: [(&str, Prepare); 3] = [
+    let cases: [(&str, Put); 3] = [
         ("pvc-in-journal", |bench, id| {
             bench.cluster().rbd(&["trash", "mv", &image_of(id)]);
-            image_of(id)
         }),
         ("pvc-renamed", |bench, id| {
             bench.cluster().rbd(&["rename", &image_of(id), "by-hand"]);
             bench.cluster().rbd(&["trash", "mv", "by-hand"]);
-            "by-hand".to_owned()
         }),
         ("pvc-kept", |bench, id| {
             bench.cluster().rbd(&["trash", "mv", "--expires-at", "tomorrow", &image_of(id)]);
-            image_of(id)
         }),
     ];
     for (name, put) in cases {

@@ -24,9 +24,9 @@ fn steps_of_create(bench: &Bench) -> Vec<String> {
     steps
 }
 
-/// Asked of the map that the client has, by several at once and as often as it happens; changes
-/// nothing.
-const LOOK_UP: &str = "rados_pool_reverse_lookup";
+/// Asked by several at once and as often as it happens, and changes nothing: the map that the
+/// client has, and whether an image that was listed is still recorded.
+const LOOK_UPS: [&str; 2] = ["rados_pool_reverse_lookup", "journal read purge"];
 
 /// Which of the points of a sweep are tried.
 pub enum Points {
@@ -83,8 +83,7 @@ pub fn sweep_at<T>(
 ) {
     let bench = Bench::new();
     let mut steps = trace(&bench);
-    // What a driver that has just started looks at in the background is no step of the call.
-    steps.retain(|step| !step.starts_with(LOOK_UP) && !step.starts_with("journal list"));
+    steps.retain(|step| !LOOK_UPS.iter().any(|name| step.starts_with(name)));
     for point in points.of(steps.len() * 2) {
         let (index, place) = (point / 2, ["before", "after"][point % 2]);
         let name = |step: &str| step.split('\t').next().unwrap().to_owned();
@@ -114,7 +113,7 @@ pub fn sweep(
 ) {
     let bench = Bench::new();
     let mut steps = trace(&bench);
-    steps.retain(|step| !step.starts_with(LOOK_UP));
+    steps.retain(|step| !LOOK_UPS.iter().any(|name| step.starts_with(name)));
     for (index, step) in steps.iter().enumerate() {
         let name = |step: &str| step.split('\t').next().unwrap().to_owned();
         let nth = steps[..=index].iter().filter(|other| name(other) == name(step)).count();

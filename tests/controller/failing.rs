@@ -33,9 +33,10 @@ fn check(status: &Status, word: &str, code: Code, at: &str) {
 
 /// The purge's steps, by name and the how-manieth of it: they come beside or after the
 /// answer, which knows nothing of them. The deletion itself looks at watchers and trash once.
-const PURGE: [(&str, usize, i32); 7] = [
+const PURGE: [(&str, usize, i32); 8] = [
     ("journal read purge", 1, libc::EPERM),
     ("trash get", 2, libc::EPERM),
+    ("image header", 3, libc::EPERM),
     ("list_watchers", 2, libc::ETIMEDOUT),
     ("rados_list_lockers", 1, libc::EPERM),
     ("journal own purge", 1, libc::EPERM),
@@ -131,10 +132,14 @@ fn delete_with_each_call_failing_is_retried_to_the_end() {
     let bench = Bench::new();
     let driver = bench.start();
     let id = bench.create(&driver, NAME).unwrap();
+    // What its first call looks for in the background is no part of the trace.
+    std::thread::sleep(Duration::from_secs(1));
     bench.site.arm("");
     bench.delete(&driver, &id).unwrap();
     bench.wait_until_empty("after the trace");
     let mut steps = named(&bench.site.steps());
+    // The purge's own look at the map.
+    steps.retain(|(step, nth)| (step.as_str(), *nth) != ("rados_pool_reverse_lookup", 2));
     steps.retain(|(step, nth)| !PURGE.iter().any(|(name, times, _)| name == step && times == nth));
     assert!(steps.len() >= 14, "{steps:?}");
     let current = RefCell::new(String::new());
