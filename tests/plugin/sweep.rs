@@ -25,11 +25,15 @@ struct Sweep {
     form: Form,
     /// Whether the steps that only a plugin takes that was just started are cases, too.
     opens: bool,
+    /// The first step that is a case; those before it are other sweeps'.
+    from: &'static str,
+    /// Steps that fail as they should: nothing can strike after them.
+    failing: &'static [&'static str],
 }
 
 impl Sweep {
     fn new(form: Form) -> Self {
-        Self { plugin: Plugin::node(), maker: Plugin::maker(), form, opens: false }
+        Self { plugin: Plugin::node(), maker: Plugin::maker(), form, opens: false, from: "", failing: &[] }
     }
 
     fn blank(&self) -> Volume {
@@ -65,10 +69,15 @@ impl Sweep {
         let (fresh, used) = (trace(true), trace(false));
         let opening = &fresh[..if self.opens { fresh.len() - common_end(&fresh, &used) } else { 0 }];
         println!("the steps: {}\nby a plugin just started: {}", used.join(", "), opening.join(", "));
-        let since = Instant::now();
+        let (since, mut kills) = (Instant::now(), 0);
+        let first = used.iter().position(|step| step == self.from).unwrap_or(0);
+        let used = &used[first..];
         let cases = opening.iter().map(|step| (true, step)).chain(used.iter().map(|step| (false, step)));
         for (fresh, step) in cases {
             for place in ["before", "after"] {
+                if place == "after" && self.failing.contains(&step.as_str()) {
+                    continue;
+                }
                 let at = format!("killed {place} {step}");
                 let volume = prepare(&self);
                 if fresh {
@@ -81,10 +90,11 @@ impl Sweep {
                 self.plugin.arm("");
                 self.plugin.start_again();
                 check(&self, &volume, &at);
+                kills += 1;
             }
         }
-        let (kills, time) = (2 * (opening.len() + used.len()), since.elapsed());
-        println!("{kills} kills in {time:.1?}, {:.2?} each", time / u32::try_from(kills).unwrap());
+        let time = since.elapsed();
+        println!("{kills} kills in {time:.1?}, {:.2?} each", time / kills);
         fresh
     }
 
@@ -251,11 +261,11 @@ fn grow(form: Form) {
     let sweep = Sweep::new(form);
     let volume = sweep.with_data();
     sweep.plugin.stage(&volume).unwrap();
-    let size = std::cell::Cell::new(form.mib());
+    let (size, before) = (std::cell::Cell::new(form.mib()), std::cell::Cell::new(0));
     let grown = |sweep: &Sweep| {
+        before.set(sweep.plugin.total_bytes(&volume, &volume.entry()).unwrap());
         size.set(size.get() + 32);
         run(&format!("rbd resize --no-progress -s {}M {}", size.get(), volume.image));
-        sweep.plugin.total_bytes(&volume, &volume.entry()).unwrap();
         volume.clone()
     };
     let expand = |plugin: &Plugin, volume: &Volume| plugin.expand(volume, &volume.entry());
@@ -263,7 +273,7 @@ fn grow(form: Form) {
         let answer = sweep.plugin.expand(volume, &volume.entry());
         answer.unwrap_or_else(|status| panic!("{at}: {status}"));
         let bytes = sweep.plugin.total_bytes(volume, &volume.entry()).unwrap();
-        assert!(bytes > (size.get() - 31) << 20, "{at}: {bytes} of {} MiB", size.get());
+        assert!(bytes > before.get() + (20 << 20), "{at}: {bytes} of {} MiB", size.get());
         assert_eq!(read(&volume.entry(), TEXT.len()), TEXT, "{at}");
         volume.is_staged_once(at);
     };
@@ -295,7 +305,9 @@ fn growing_a_raw_device_is_resumed_after_a_kill_at_every_step() {
 
 /// A volume of its own for each case, restored from the snapshot of a file system in use.
 fn stage_dirty(form: Form) {
-    let sweep = Sweep::new(form);
+    // The mounts by which the kernel says that the journal has to be replayed.
+    let failing = &["host: mount#1", "host: mount#2"];
+    let sweep = Sweep { failing, from: "host: mount#1", ..Sweep::new(form) };
     let source = sweep.blank();
     write_during(&sweep.plugin, &source, || {
         run(&format!("rbd snap create --no-progress {}@held", source.image));
