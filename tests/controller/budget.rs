@@ -111,3 +111,42 @@ fn a_snapshot_s_deletion_needs_no_monitor_and_few_operations() {
     bench.delete(&driver, &id).unwrap();
     bench.wait_until_empty("after the purge");
 }
+
+/// What each call of snapshots, restores and clones may cost, and each of them again; the
+/// source is mapped by nobody and has the five default features.
+const MOST_FOR_SNAPSHOT: u64 = 120;
+const MOST_FOR_RESTORE: u64 = 80;
+const MOST_FOR_CLONE: u64 = 160;
+const MOST_FOR_EACH_AGAIN: u64 = 6;
+
+#[test]
+fn snapshots_restores_and_clones_stay_within_their_operations() {
+    use crate::support::snapshots::Of;
+    let bench = bench();
+    let driver = warm(&bench);
+    let source = bench.create(&driver, "pvc-source").unwrap();
+    let snapshot = || bench.snapshot(&driver, "snapshot-1", &source).unwrap().snapshot_id;
+    let (id, first) = cost(&bench, &driver, snapshot);
+    let (again, repeated) = cost(&bench, &driver, snapshot);
+    assert_eq!(again, id);
+    println!("snapshot {first}, again {repeated}");
+    let restore = || bench.create_of(&driver, "pvc-restored", Of::Snapshot(&id)).unwrap().volume_id;
+    let (restored, restoring) = cost(&bench, &driver, restore);
+    let (_, restoring_again) = cost(&bench, &driver, restore);
+    println!("restore {restoring}, again {restoring_again}");
+    let clone = || bench.create_of(&driver, "pvc-clone", Of::Volume(&source)).unwrap().volume_id;
+    let (cloned, cloning) = cost(&bench, &driver, clone);
+    let (_, cloning_again) = cost(&bench, &driver, clone);
+    println!("clone {cloning}, again {cloning_again}");
+    for id in [&source, &restored, &cloned] {
+        bench.delete(&driver, id).unwrap();
+    }
+    bench.delete_snapshot(&driver, &id).unwrap();
+    bench.wait_until_empty("after the counts");
+    assert!(
+        first <= MOST_FOR_SNAPSHOT && repeated <= MOST_FOR_EACH_AGAIN,
+        "snapshot {first}, again {repeated}"
+    );
+    assert!(restoring <= MOST_FOR_RESTORE, "restore {restoring}");
+    assert!(cloning <= MOST_FOR_CLONE, "clone {cloning}");
+}
