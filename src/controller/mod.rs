@@ -181,12 +181,18 @@ impl Controller {
     ) -> Result<Content> {
         progress.step(format!("looking up {origin}"));
         let complete = journal.find(&wanted.name).await?.filter(|entry| entry.image_id.is_some());
+        if let Some(entry) = &complete
+            && entry.origin.as_ref() == Some(&own_words(origin))
+        {
+            // A repeat: what it was made of is recorded, and need not be there any more.
+            return Ok(Content::Gone { origin: own_words(origin), complete: complete.clone() });
+        }
         let connection = journal.pool().connection();
         let lookup =
             Lookup { config: &self.resolver.config, cluster, connection, instance: &self.resolver.instance };
         let content = match lookup.content(Some(origin)).await {
             Err(error) if error.kind == Kind::NotFound && complete.is_some() => {
-                return Ok(Content::Gone { origin: origin.clone() });
+                return Ok(Content::Gone { origin: own_words(origin), complete });
             }
             content => content?,
         };
@@ -313,6 +319,14 @@ async fn open_pool(connection: &Connection, name: &str, namespace: &str) -> Resu
             Err(Error::new(Kind::InvalidArgument, text).because(error))
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// A source with the one spelling of its handle, as the journal records it.
+fn own_words(origin: &Origin) -> Origin {
+    match origin {
+        Origin::Snapshot(handle) => Origin::Snapshot(canonical(handle)),
+        Origin::Volume(handle) => Origin::Volume(canonical(handle)),
     }
 }
 

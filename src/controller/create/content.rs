@@ -32,10 +32,12 @@ pub enum Content {
         /// Its size in bytes.
         size: u64,
     },
-    /// A source that does not exist any more: enough to compare a volume that does.
+    /// A source that need not exist any more: enough to compare a volume that does.
     Gone {
         /// As the journal records it.
         origin: Origin,
+        /// The entry of the complete volume.
+        complete: Option<Entry>,
     },
     /// Another volume as it is now.
     Volume {
@@ -60,7 +62,7 @@ impl Content {
     pub fn origin(&self) -> Option<&Origin> {
         match self {
             Self::Blank => None,
-            Self::Snapshot { origin, .. } | Self::Volume { origin, .. } | Self::Gone { origin } => {
+            Self::Snapshot { origin, .. } | Self::Volume { origin, .. } | Self::Gone { origin, .. } => {
                 Some(origin)
             }
         }

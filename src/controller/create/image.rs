@@ -18,7 +18,7 @@ impl Maker<'_> {
     pub(super) async fn image(&self, reservation: &Reservation, name: &str) -> Result<(ImageId, u64)> {
         let made = match &self.wanted.content {
             Content::Blank => return self.blank_image(reservation, name).await,
-            Content::Gone { origin } => {
+            Content::Gone { origin, .. } => {
                 return Err(Error::new(Kind::NotFound, format!("source {origin} does not exist")));
             }
             Content::Snapshot { parent, .. } => self.clone_image(reservation, name, parent).await,

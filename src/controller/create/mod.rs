@@ -133,12 +133,21 @@ pub async fn provision(
         origin: wanted.content.origin(),
         creator: means.creator,
     };
+    // A name that was looked up already and is complete needs no reservation to be compared.
+    let mut known = match &wanted.content {
+        Content::Gone { complete, .. } => complete.clone(),
+        _ => None,
+    };
     // Further turns: a volume whose image is gone or going makes room for a new one, and
     // one that another creator finished is looked at again.
     for _ in 0..TURNS {
         let reserving = || format!("cannot reserve {} in pool {}", wanted.name, journal.pool().name());
-        let reservation =
-            journal.reserve(&plan).await.map_err(|error| error.while_doing(reserving()).unsettled())?;
+        let reservation = match known.take() {
+            Some(entry) => Reservation::of(entry),
+            None => {
+                journal.reserve(&plan).await.map_err(|error| error.while_doing(reserving()).unsettled())?
+            }
+        };
         let pool = image_pool(journal, &reservation).await.map_err(unless_told)?;
         let maker = Maker { wanted, journal, pool: &pool, means, progress, size };
         let image_name = maker.image_name(&reservation.entry);

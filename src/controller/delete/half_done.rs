@@ -121,7 +121,7 @@ impl Deletion<'_> {
         }
         self.progress.step(format!("taking back {noun} {}, which was given up", entry.name));
         let _making = self.creator.begin(entry.uuid)?;
-        if !journal.claim(&reservation(entry), self.creator, self.progress).await? {
+        if !journal.claim(&Reservation::of(entry.clone()), self.creator, self.progress).await? {
             let text = format!("{noun} {} was finished while it was looked at; call again", entry.name);
             return Err(Error::new(Kind::Busy, text));
         }
@@ -155,11 +155,6 @@ impl Deletion<'_> {
 
 fn age(mark: &Snapshot) -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(mark.created)
-}
-
-/// A reservation of an entry that was found.
-pub(super) fn reservation(entry: &Entry) -> Reservation {
-    Reservation { entry: entry.clone(), other_pool: None, locked: false, fresh: false, deleting: None }
 }
 
 fn uuid_of(name: &str) -> Option<Uuid> {

@@ -33,7 +33,7 @@ use crate::controller::snapshot::point::{Source, user_snapshot};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::watch;
 use crate::volume::journal::creator::Creator;
-use crate::volume::journal::{Collection, Entry, Journal};
+use crate::volume::journal::{Collection, Entry, Journal, Reservation};
 use crate::volume::operation::Progress;
 use discard::Discard;
 use purge::Purger;
@@ -284,7 +284,7 @@ impl Deletion<'_> {
     async fn clear(&self, entry: &Entry, name: &str) -> Result<()> {
         let unfinished = !entry.name.is_empty() && entry.image_id.is_none();
         let _making = if unfinished { Some(self.creator.begin(entry.uuid)?) } else { None };
-        let reservation = half_done::reservation(entry);
+        let reservation = Reservation::of(entry.clone());
         if unfinished && !self.journal.claim(&reservation, self.creator, self.progress).await? {
             let noun = self.journal.collection().noun();
             let text = format!("{noun} {} was finished while it was deleted; call again", entry.name);

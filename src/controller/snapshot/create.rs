@@ -135,13 +135,7 @@ impl Making<'_> {
         }
         let creator = &self.controller.creator;
         let _making = creator.begin(entry.uuid)?;
-        let reservation = Reservation {
-            entry: entry.clone(),
-            other_pool: None,
-            locked: false,
-            fresh: false,
-            deleting: None,
-        };
+        let reservation = Reservation::of(entry.clone());
         if !self.journal.claim(&reservation, creator, self.progress).await? {
             return Ok(());
         }

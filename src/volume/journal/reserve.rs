@@ -29,6 +29,13 @@ pub struct Reservation {
     pub deleting: Option<ImageId>,
 }
 
+impl Reservation {
+    /// That of an entry which was found by its name.
+    pub fn of(entry: Entry) -> Self {
+        Self { entry, other_pool: None, locked: false, fresh: false, deleting: None }
+    }
+}
+
 /// What a new reservation writes.
 #[derive(Debug, Clone)]
 pub struct Plan<'a> {
