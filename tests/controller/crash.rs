@@ -81,12 +81,9 @@ pub fn sweep_at<T>(
 ) {
     let bench = Bench::new();
     let mut steps = trace(&bench);
-<<<<<<< HEAD
-    steps.retain(|step| !LOOK_UPS.iter().any(|name| step.starts_with(name)));
-=======
     // What a driver that has just started looks at in the background is no step of the call.
-    steps.retain(|step| !step.starts_with(LOOK_UP) && !step.starts_with("journal list"));
->>>>>>> main
+    steps.retain(|step| !LOOK_UPS.iter().any(|name| step.starts_with(name)));
+    steps.retain(|step| !step.starts_with("journal list"));
     for point in points.of(steps.len() * 2) {
         let (index, place) = (point / 2, ["before", "after"][point % 2]);
         let name = |step: &str| step.split('\t').next().unwrap().to_owned();
