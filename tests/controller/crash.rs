@@ -45,7 +45,7 @@ impl Points {
         let seed = std::env::var("SWEEP_SEED").ok().and_then(|seed| seed.parse().ok());
         let now = || std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u64 % 1_000_000;
         let seed = seed.unwrap_or_else(now);
-        println!("a sample of the sweep: SWEEP_SEED={seed}");
+        eprintln!("a sample of the sweep: SWEEP_SEED={seed}");
         Self::Some(SAMPLE, seed)
     }
 
