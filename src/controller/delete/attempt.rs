@@ -43,6 +43,8 @@ pub enum Wait {
     Clones,
     /// Somebody who has it open, a lock, the mgr, a person.
     Blocked,
+    /// A client that is cut off owns a lock, which is broken soon.
+    CutOff,
 }
 
 /// One image, looked at through the background client.
@@ -186,8 +188,8 @@ impl Attempt<'_> {
     /// snapshot in the parent's snapshot trash. What names a parent that does not name it is freed
     /// from it.
     async fn locked_by_the_dead(&self, header: &Header) -> Result<Option<Outcome>> {
-        if let Some(text) = self.dead_owner(&self.pool, self.id, header, true).await? {
-            return Ok(Some(Outcome::Later(Wait::Blocked, text)));
+        if let Some(later) = self.dead_owner(&self.pool, self.id, header, true).await? {
+            return Ok(Some(later));
         }
         let Some(parent) = &header.parent else { return Ok(None) };
         let connection = self.pool.connection();
@@ -216,8 +218,7 @@ impl Attempt<'_> {
             return Ok(None);
         }
         let in_trash = pool.trash_entry(&id).await?.is_some();
-        let text = self.dead_owner(&pool, &id, &of_parent, in_trash).await?;
-        Ok(text.map(|text| Outcome::Later(Wait::Blocked, text)))
+        self.dead_owner(&pool, &id, &of_parent, in_trash).await
     }
 
     fn is_this(&self, child: &Child) -> bool {
@@ -236,7 +237,7 @@ impl Attempt<'_> {
         id: &ImageId,
         header: &Header,
         in_trash: bool,
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<Outcome>> {
         if !header.features.contains(Features::EXCLUSIVE_LOCK) {
             return Ok(None);
         }
@@ -255,9 +256,11 @@ impl Attempt<'_> {
             owner.client,
             owner.address
         );
-        let by_hand = owner.watch_cookie().is_none();
-        if !in_trash || by_hand || self.purger.seen_for(self.place, self.id, &owner.client) < CUT_OFF_FOR {
-            return Ok(Some(text));
+        if !in_trash || owner.watch_cookie().is_none() {
+            return Ok(Some(Outcome::Later(Wait::Blocked, text)));
+        }
+        if self.purger.seen_for(self.place, self.id, &owner.client) < CUT_OFF_FOR {
+            return Ok(Some(Outcome::Later(Wait::CutOff, text)));
         }
         tracing::warn!(image_id = id.as_str(), "{text}: broken, since the image is in the trash");
         match pool.break_lock(&id.header_object(), IMAGE_LOCK, &owner).await {

@@ -14,6 +14,8 @@ use crate::volume::error::{Kind, Result};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// How often the owner of a lock is looked at that is cut off.
+const CUT_OFF: Duration = Duration::from_secs(15);
 /// What clones need is looked at so often at first, and then more and more rarely: ceph-csi or
 /// a person may have removed the last one.
 const CLONES_FIRST: Duration = Duration::from_secs(600);
@@ -153,6 +155,10 @@ impl Item {
         match wait {
             Wait::Blocked => {
                 let pause_secs = self.later(Purge::Blocked, FIRST_PAUSE, LONGEST_PAUSE).as_secs();
+                tracing::warn!(image_id, pause_secs, "{KEPT}: {text}");
+            }
+            Wait::CutOff => {
+                let pause_secs = self.later(Purge::Blocked, CUT_OFF, CUT_OFF).as_secs();
                 tracing::warn!(image_id, pause_secs, "{KEPT}: {text}");
             }
             Wait::Clones => {
