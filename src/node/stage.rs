@@ -72,7 +72,7 @@ pub enum Mounted {
 /// Stages the volume; what is staged the same way already is left as it is.
 ///
 /// # Errors
-/// See [`check`], [`Resolver::resolve`], [`Mapper::map`] and [`make_filesystem`];
+/// See [`servable::check`](crate::volume::servable::check), [`Resolver::resolve`], [`Mapper::map`] and [`make_filesystem`];
 /// [`Kind::AlreadyExists`] when it is staged there in another way.
 pub async fn stage(staging: &Staging, progress: &Progress) -> Result<()> {
     let place = &staging.place;

@@ -5,7 +5,7 @@
 //!
 //! A page costs one operation for each 1,024 names of the journal that are looked at and two
 //! for each of its snapshots (one for those that a filter drops), and looks at no more than
-//! [`MOST`] names: it may be shorter than asked for, and even empty, and still have a next one.
+//! 1,024 names (`MOST`): it may be shorter than asked for, and even empty, and still have a next one.
 
 use std::time::Duration;
 
