@@ -23,7 +23,7 @@ use crate::ceph::{Connection, Pool};
 use crate::config::ClusterEntry;
 use crate::kube::Kube;
 use crate::volume::error::{Error, Kind, Result};
-use crate::volume::id::{self, VolumeId};
+use crate::volume::id::{self, VolumeId, canonical};
 use crate::volume::image::resolve::{Resolved, Resolver};
 use crate::volume::journal::creator::Creator;
 use crate::volume::journal::{Collection, Journal, Origin};
@@ -328,11 +328,6 @@ fn own_words(origin: &Origin) -> Origin {
         Origin::Snapshot(handle) => Origin::Snapshot(canonical(handle)),
         Origin::Volume(handle) => Origin::Volume(canonical(handle)),
     }
-}
-
-/// The one spelling of a handle.
-fn canonical(handle: &str) -> String {
-    VolumeId::parse(handle).map_or_else(|| handle.to_owned(), |id| id.to_string())
 }
 
 fn not_yet(what: &str, field: &str) -> Error {

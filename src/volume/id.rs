@@ -57,6 +57,11 @@ impl fmt::Display for VolumeId {
     }
 }
 
+/// The one spelling of a handle; of what no driver composed, the text itself.
+pub fn canonical(handle: &str) -> String {
+    VolumeId::parse(handle).map_or_else(|| handle.to_owned(), |id| id.to_string())
+}
+
 /// Whether the handle is one of the in-tree migration (`mig_mons-…_image-…_…`).
 pub fn is_migration(text: &str) -> bool {
     text.starts_with("mig_mons-") && text.contains("_image-")

@@ -43,20 +43,22 @@ fn delete_all(bench: &Bench, driver: &Driver, snapshots: &[String], volumes: &[S
     }
 }
 
+/// The calls of one CreateSnapshot.
+fn steps_of_snapshot(bench: &Bench) -> Vec<String> {
+    let source = source(bench);
+    let steps = steps_of(bench, |driver| drop(bench.snapshot(driver, "snapshot-1", &source).unwrap()));
+    let driver = bench.start_beside();
+    let made = bench.snapshot(&driver, "snapshot-1", &source).unwrap().snapshot_id;
+    delete_all(bench, &driver, &[made], &[source], "after the trace");
+    bench.wait_until_empty("after the trace");
+    steps
+}
+
 #[test]
 fn a_snapshot_killed_at_any_call_is_made_once() {
     sweep_at(
         Points::sample(),
-        |bench| {
-            let source = source(bench);
-            let steps =
-                steps_of(bench, |driver| drop(bench.snapshot(driver, "snapshot-1", &source).unwrap()));
-            let driver = bench.start_beside();
-            let made = bench.snapshot(&driver, "snapshot-1", &source).unwrap().snapshot_id;
-            delete_all(bench, &driver, &[made], &[source], "after the trace");
-            bench.wait_until_empty("after the trace");
-            steps
-        },
+        steps_of_snapshot,
         source,
         |bench, driver, source| drop(bench.snapshot(driver, "snapshot-1", source)),
         |bench, driver, source, at| {
@@ -72,16 +74,7 @@ fn a_snapshot_killed_at_any_call_is_made_once() {
 fn a_snapshot_that_is_given_up_goes_with_its_volume() {
     sweep_at(
         Points::sample(),
-        |bench| {
-            let source = source(bench);
-            let steps =
-                steps_of(bench, |driver| drop(bench.snapshot(driver, "snapshot-1", &source).unwrap()));
-            let driver = bench.start_beside();
-            let made = bench.snapshot(&driver, "snapshot-1", &source).unwrap().snapshot_id;
-            delete_all(bench, &driver, &[made], &[source], "after the trace");
-            bench.wait_until_empty("after the trace");
-            steps
-        },
+        steps_of_snapshot,
         source,
         |bench, driver, source| drop(bench.snapshot(driver, "snapshot-1", source)),
         |bench, driver, source, at| {

@@ -123,7 +123,7 @@ impl Flattener {
         let (id, name) = (ImageId::new(id), record["image"].as_str().unwrap_or_default().to_owned());
         match pool {
             Some(pool) => drop(self.begin(journal, reach, Target { pool, id, name })),
-            None => forget(journal, &id).await?,
+            None => forget(journal.pool(), journal, &id).await?,
         }
         Ok(())
     }
@@ -160,9 +160,10 @@ fn key(target: &Target) -> Key {
     (pool.connection().fsid_text().to_owned(), pool.id(), pool.namespace().to_owned(), target.id.clone())
 }
 
-async fn forget(journal: &Journal, id: &ImageId) -> Result<()> {
+/// Takes the record away; `pool` is the journal's, of whichever client.
+async fn forget(pool: &Pool, journal: &Journal, id: &ImageId) -> Result<()> {
     let op = WriteOp::new().omap_remove([format!("{PREFIX}{}", id.as_str())]);
-    match journal.pool().write("journal forget flatten", journal.directory(), op).await {
+    match pool.write("journal forget flatten", journal.directory(), op).await {
         Err(error) if !error.is(libc::ENOENT) => Err(error.into()),
         _ => Ok(()),
     }
@@ -261,12 +262,9 @@ impl Work {
 
     async fn done(&self) -> Result<Outcome> {
         let Some(pool) = self.reach.background(self.journal.pool()).await? else { return Ok(Outcome::Done) };
-        let op = WriteOp::new().omap_remove([format!("{PREFIX}{}", self.target.id.as_str())]);
         self.wake_parent(&pool).await?;
-        match pool.write("journal forget flatten", self.journal.directory(), op).await {
-            Err(error) if !error.is(libc::ENOENT) => Err(error.into()),
-            _ => Ok(Outcome::Done),
-        }
+        forget(&pool, &self.journal, &self.target.id).await?;
+        Ok(Outcome::Done)
     }
 
     /// A parent that was deleted may have waited for this.

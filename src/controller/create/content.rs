@@ -10,7 +10,7 @@ use crate::ceph::{Connection, Features, Header, ImageId, Pool};
 use crate::config::{ClusterEntry, ConfigFiles};
 use crate::controller::snapshot::point::{Source, user_snapshot};
 use crate::volume::error::{Error, Kind, Result};
-use crate::volume::id::VolumeId;
+use crate::volume::id::{VolumeId, canonical};
 use crate::volume::journal::{Collection, Entry, Journal, Origin};
 
 /// Metadata that say that an image is encrypted, now and in old releases (ceph-csi).
@@ -160,11 +160,6 @@ impl Lookup<'_> {
         }
         Ok(other.rados_namespace)
     }
-}
-
-/// The one spelling of a handle that names something.
-fn canonical(handle: &str) -> String {
-    VolumeId::parse(handle).map_or_else(|| handle.to_owned(), |id| id.to_string())
 }
 
 fn default_name(collection: Collection, uuid: Uuid) -> String {
