@@ -180,7 +180,7 @@ fn what_cannot_be_made_is_refused_and_leaves_nothing() {
         (bench.request("pvc-bad", &[("encrypted", "true")]), Code::InvalidArgument, "encrypted"),
         (bench.request("pvc-bad", &[("mapOptions", "krbd:secret=x")]), Code::InvalidArgument, "secret"),
         (bench.request("pvc-bad", &[("imagefeatures", "layering")]), Code::InvalidArgument, "imageFeatures"),
-        (from_snapshot, Code::InvalidArgument, "volume_content_source"),
+        (from_snapshot, Code::NotFound, "source snapshot x does not exist"),
         (impossible, Code::OutOfRange, "4096"),
         (mode(Mode::MultiNodeMultiWriter), Code::InvalidArgument, "RWX"),
         (mode(Mode::MultiNodeSingleWriter), Code::InvalidArgument, NO_SINGLE_WRITER_OF_MANY),
