@@ -69,6 +69,7 @@ struct Metrics {
     operations: Gauge<i64, AtomicI64>,
     purge_backlog: Family<PurgeLabels, Gauge<i64, AtomicI64>>,
     flatten_backlog: Gauge<i64, AtomicI64>,
+    flatten_objects_left: Gauge<i64, AtomicI64>,
     /// Without a value, and so not shown, in a process that does not register itself.
     kubelet_registered: Family<Vec<(String, String)>, Gauge<i64, AtomicI64>>,
 }
@@ -85,6 +86,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     operations: Gauge::default(),
     purge_backlog: Family::default(),
     flatten_backlog: Gauge::default(),
+    flatten_objects_left: Gauge::default(),
     kubelet_registered: Family::default(),
 });
 
@@ -116,6 +118,11 @@ pub fn registry() -> Registry {
         "flatten_backlog",
         "Clones that get all data of their own, or wait for it",
         METRICS.flatten_backlog.clone(),
+    );
+    registry.register(
+        "flatten_objects_left",
+        "Objects that the flattens under way have not looked at yet",
+        METRICS.flatten_objects_left.clone(),
     );
     registry.register(
         "kubelet_registered",
@@ -157,6 +164,11 @@ pub fn purge_backlog(state: Purge, change: i64) {
 /// So many more (or fewer) images are flattened or wait for it.
 pub fn flatten_backlog(change: i64) {
     METRICS.flatten_backlog.inc_by(change);
+}
+
+/// So many more (or fewer) objects are to be looked at by flattens that run.
+pub fn flatten_objects_left(change: i64) {
+    METRICS.flatten_objects_left.inc_by(change);
 }
 
 /// The kubelet has registered this plugin, or not (yet).

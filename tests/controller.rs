@@ -21,6 +21,8 @@ mod expand;
 mod failing;
 #[path = "controller/fixture.rs"]
 mod fixture;
+#[path = "controller/flatten.rs"]
+mod flatten;
 #[path = "controller/inside.rs"]
 mod inside;
 #[path = "controller/legacy.rs"]

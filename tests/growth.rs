@@ -1,8 +1,8 @@
-//! Growth of a volume that a node has mapped and writes to: the writer goes on, and nobody ever
-//! blocklists the node, also when it is cut off or the controller dies in the middle.
+//! Growth and flatten of a volume that a node has mapped and writes to: the writer goes on, and
+//! nobody ever blocklists the node, also when it is cut off or the controller dies in the middle.
 //!
 //! What a reader gets wrong: the exclusive lock is the node's when it writes, so every growth
-//! takes it from the node for a moment. The writer is in the node, and says in a file on
+//! takes it from the node for a moment, and a flatten again and again. The writer is in the node, and says in a file on
 //! the host's file system, which the node shares, how far it is.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rbd_csi::csi::proto;
+use rbd_csi::csi::proto::volume_content_source::{SnapshotSource, Type};
 use tonic::{Code, Status};
 
 use support::driver::{self, Driver, Site};
@@ -57,10 +58,43 @@ impl Bench {
         self.site.controller(&self.lab)
     }
 
-    fn written(&self, driver: &Driver) -> Written {
-        let request = driver::create(&self.site, "pvc-written", GIB);
+    fn create(&self, driver: &Driver, name: &str, of: Option<Type>) -> proto::Volume {
+        let mut request = driver::create(&self.site, name, GIB);
+        request.volume_content_source = of.map(|of| proto::VolumeContentSource { r#type: Some(of) });
         let volume = self.runtime.block_on(async { driver.client().await.create_volume(request).await });
-        let volume = volume.unwrap().into_inner().volume.unwrap();
+        volume.unwrap().into_inner().volume.unwrap()
+    }
+
+    fn snapshot(&self, driver: &Driver, name: &str, of: &str) -> String {
+        let request = proto::CreateSnapshotRequest {
+            source_volume_id: of.to_owned(),
+            name: name.to_owned(),
+            secrets: self.site.secrets.clone(),
+            parameters: [("clusterID".to_owned(), driver::CLUSTER_ID.to_owned())].into(),
+            ..Default::default()
+        };
+        let made = self.runtime.block_on(async { driver.client().await.create_snapshot(request).await });
+        made.unwrap().into_inner().snapshot.unwrap().snapshot_id
+    }
+
+    fn delete_snapshot(&self, driver: &Driver, id: &str) {
+        let request =
+            proto::DeleteSnapshotRequest { snapshot_id: id.to_owned(), secrets: self.site.secrets.clone() };
+        self.runtime.block_on(async { driver.client().await.delete_snapshot(request).await }).unwrap();
+    }
+
+    /// What the cluster's clients have read since it was started, in bytes.
+    fn read(&self) -> u64 {
+        let dump = self.cluster().ceph(&["tell", "osd.0", "perf", "dump"]);
+        let dump: serde_json::Value = serde_json::from_str(&dump).unwrap();
+        dump["osd"]["op_r_out_bytes"].as_u64().unwrap()
+    }
+
+    fn written(&self, driver: &Driver) -> Written {
+        self.written_to(self.create(driver, "pvc-written", None))
+    }
+
+    fn written_to(&self, volume: proto::Volume) -> Written {
         let (id, image) = (volume.volume_id, volume.volume_context["imageName"].clone());
         let device = self.node().exec(&["rbd", "map", "-o", "noudev", &format!("rbd/{image}")]);
         let (counter, pause, stop) =
@@ -151,6 +185,56 @@ fn a_volume_grows_under_its_writer() {
     bench.check_that_the_node_is_served();
     bench.cluster().rbd(&["object-map", "check", &written.image]);
     bench.clean_up(&driver, written);
+}
+
+/// The image is a clone of a snapshot's, so the snapshot of it begins a flatten (ceph-csi's
+/// default depths), whose client and the node take the lock from each other by turns.
+#[test]
+fn a_volume_is_flattened_under_its_writer_and_no_work_is_done_twice() {
+    const DATA: u64 = 128 << 20;
+    let bench = Bench::new();
+    let driver = bench.start();
+    let source = bench.create(&driver, "pvc-source", None);
+    let spec = format!("rbd/{}", source.volume_context["imageName"]);
+    let total = format!("{}", DATA);
+    bench.cluster().rbd(&["bench", "--io-type", "write", "--io-size", "4M", "--io-total", &total, &spec]);
+    let first = bench.snapshot(&driver, "snapshot-1", &source.volume_id);
+    let of = Type::Snapshot(SnapshotSource { snapshot_id: first.clone() });
+    let written = bench.written_to(bench.create(&driver, "pvc-written", Some(of)));
+    let (read, since) = (bench.read(), Instant::now());
+    let second = bench.snapshot(&driver, "snapshot-2", &written.id);
+    let has_parent = || bench.cluster().rbd(&["info", &written.image]).contains("parent:");
+    let (mut longest, mut count, mut moved, mut looked) = (Duration::ZERO, 0, Instant::now(), since);
+    loop {
+        if written.count() != count {
+            (longest, count, moved) = (longest.max(moved.elapsed()), written.count(), Instant::now());
+        }
+        if looked.elapsed() > Duration::from_secs(1) {
+            if !has_parent() {
+                break;
+            }
+            looked = Instant::now();
+        }
+        assert!(since.elapsed() < Duration::from_secs(180), "it is not flattened: {}", bench.site.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let read = bench.read() - read;
+    println!(
+        "flattened {} MiB in {:?}, reading {} MiB, while the writer wrote {count} blocks and stood still for \
+         {longest:?} at most",
+        DATA >> 20,
+        since.elapsed(),
+        read >> 20
+    );
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
+    assert!(read < DATA * 3 / 2, "{read} bytes were read to copy {DATA}");
+    bench.check_that_the_node_is_served();
+    bench.cluster().rbd(&["object-map", "check", &written.image]);
+    bench.delete_snapshot(&driver, &second);
+    bench.clean_up(&driver, written);
+    bench.delete_snapshot(&driver, &first);
+    let request = driver::delete(&bench.site, &source.volume_id);
+    bench.runtime.block_on(async { driver.client().await.delete_volume(request).await }).unwrap();
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub struct Header {
     pub stripe: Option<(u64, u64)>,
     /// What the image is a clone of.
     pub parent: Option<Parent>,
+    /// What its snapshots are clones of, when the image itself has all data of its own.
+    pub parent_of_snapshots: Option<Parent>,
     /// All snapshots, those in the snapshot trash too, by id.
     pub snapshots: Vec<Snapshot>,
     /// Those of the metadata keys asked for that exist.
@@ -89,6 +91,8 @@ pub struct Snapshot {
     pub kind: SnapshotKind,
     /// How many clones (v2) it has.
     pub children: u32,
+    /// It reads from the image's parent what had no object of the image when it was made.
+    pub has_parent: bool,
 }
 
 /// What a snapshot is for (`SnapshotNamespace` in `cls_rbd_types.h`).
@@ -115,6 +119,7 @@ impl Header {
         else {
             return Ok(None);
         };
+        let parent = omap.get(PARENT).map(|value| parent(value)).transpose()?.flatten();
         let data_pool = omap.get("data_pool_id").map(|value| Decoder::new(value).i64()).transpose()?;
         Ok(Some(Self {
             size,
@@ -125,7 +130,8 @@ impl Header {
             object_prefix: Decoder::new(prefix).text()?,
             data_pool_id: data_pool.filter(|id| *id >= 0),
             stripe: number("stripe_unit")?.zip(number("stripe_count")?),
-            parent: omap.get(PARENT).map(|value| parent(value)).transpose()?.flatten(),
+            parent: parent.clone().filter(|(_, attached)| *attached).map(|(parent, _)| parent),
+            parent_of_snapshots: parent.filter(|(_, attached)| !attached).map(|(parent, _)| parent),
             snapshots: snapshots.values().map(|value| snapshot(value)).collect::<Decoded<_>>()?,
             metadata: omap
                 .iter()
@@ -168,8 +174,9 @@ impl Header {
 }
 
 /// `cls_rbd_parent`: version 1 had no namespace and always an overlap. Without
-/// an overlap only snapshots still need the parent: the image itself has none.
-fn parent(value: &[u8]) -> Decoded<Option<Parent>> {
+/// an overlap only snapshots still need the parent: the image itself has none. Whether it has
+/// stands beside it.
+fn parent(value: &[u8]) -> Decoded<Option<(Parent, bool)>> {
     let mut outer = Decoder::new(value).versioned()?;
     let fields = &mut outer.contents;
     let pool_id = fields.i64()?;
@@ -177,7 +184,8 @@ fn parent(value: &[u8]) -> Decoded<Option<Parent>> {
     let (image_id, snap_id) = (fields.text()?, fields.u64()?);
     let attached = outer.version < 2 || fields.u8()? != 0;
     let overlap = if attached { fields.u64()? } else { 0 };
-    Ok((pool_id >= 0 && attached).then_some(Parent { pool_id, namespace, image_id, snap_id, overlap }))
+    let parent = Parent { pool_id, namespace, image_id, snap_id, overlap };
+    Ok((pool_id >= 0).then_some((parent, attached)))
 }
 
 /// `cls_rbd_snap`: what is compatible below 8 also has features and a parent.
@@ -186,10 +194,11 @@ fn snapshot(value: &[u8]) -> Decoded<Snapshot> {
     let (version, compatible) = (outer.version, outer.compatible);
     let fields = &mut outer.contents;
     let (id, name, size) = (fields.u64()?, fields.text()?, fields.u64()?);
+    let mut has_parent = false;
     if compatible < 8 {
         fields.u64()?;
         if version >= 2 {
-            fields.versioned()?;
+            has_parent = fields.versioned()?.contents.i64()? >= 0;
         }
     }
     let (mut kind, mut created, mut children) = (SnapshotKind::User, Duration::ZERO, 0);
@@ -208,7 +217,10 @@ fn snapshot(value: &[u8]) -> Decoded<Snapshot> {
     if version >= 7 {
         children = fields.u32()?;
     }
-    Ok(Snapshot { id, name, size, created, kind, children })
+    if version >= 8 {
+        has_parent |= fields.u8()? != 0;
+    }
+    Ok(Snapshot { id, name, size, created, kind, children, has_parent })
 }
 
 fn snapshot_kind(fields: &mut Decoder<'_>) -> Decoded<SnapshotKind> {
@@ -296,10 +308,10 @@ mod tests {
             snap_id: 7,
             overlap: if namespace.is_empty() { 9 } else { 1 },
         };
-        assert_eq!(parent(&new(1)), Ok(Some(expected("ns"))));
-        assert_eq!(parent(&new(0)), Ok(None));
+        assert_eq!(parent(&new(1)), Ok(Some((expected("ns"), true))));
+        assert_eq!(parent(&new(0)), Ok(Some((Parent { overlap: 0, ..expected("ns") }, false))));
         let old = Encoder::default().versioned(1, 1, tail(Encoder::default().u64(3)).u64(9)).finish();
-        assert_eq!(parent(&old), Ok(Some(expected(""))));
+        assert_eq!(parent(&old), Ok(Some((expected(""), true))));
         assert_eq!(parent(&old[..20]), Err(Malformed));
     }
 
@@ -320,8 +332,15 @@ mod tests {
             created: Duration::new(0x6b01_8713, 0x355d_a194),
             kind: SnapshotKind::Trash("one".into()),
             children: 1,
+            has_parent: false,
         };
         assert_eq!(snapshot(&trashed), Ok(expected));
+        // Of a clone: the last field is the overlap with its parent.
+        let (end, whole) = (trashed.len() - 1, [&trashed[..], &[0; 8]].concat());
+        let mut of_clone = whole.clone();
+        of_clone[2] += 8;
+        of_clone[end] = 1;
+        assert!(snapshot(&of_clone).unwrap().has_parent);
         // As written while clients before mimic are allowed.
         let parent = Encoder::default().u64(u64::MAX).text("").u64(u64::MAX).u64(0);
         let fields =
@@ -334,6 +353,7 @@ mod tests {
             created: Duration::ZERO,
             kind: SnapshotKind::User,
             children: 0,
+            has_parent: false,
         };
         assert_eq!(snapshot(&old), Ok(expected));
     }

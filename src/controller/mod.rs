@@ -8,11 +8,12 @@ pub mod ask;
 pub mod change;
 pub mod create;
 pub mod delete;
+mod owner;
 pub mod reach;
 pub mod snapshot;
 
 use change::depth::{self, CloneLimits};
-use change::flatten::Flattener;
+use change::flatten::{Flattener, Need, Target};
 use create::content::{Content, Lookup};
 use reach::Reach;
 
@@ -23,17 +24,16 @@ use crate::ceph::{Connection, Pool};
 use crate::config::ClusterEntry;
 use crate::kube::Kube;
 use crate::volume::error::{Error, Kind, Result};
-use crate::volume::id::{self, VolumeId, canonical};
+use crate::volume::id::{VolumeId, canonical};
 use crate::volume::image::resolve::{Resolved, Resolver};
 use crate::volume::journal::creator::Creator;
 use crate::volume::journal::{Collection, Journal, Origin};
 use crate::volume::operation::{Deadline, Operations, Progress, Request};
 use crate::volume::parameters::Parameters;
-use crate::volume::request::{CreateRequest, DeleteRequest, ValidateRequest, Volume};
+use crate::volume::request::{CreateRequest, ValidateRequest, Volume};
 use crate::volume::size::CapacityRange;
 use create::{Means, Wanted};
 use delete::purge::Purger;
-use delete::{Deleted, Deletion};
 
 /// What the command line says of a controller.
 #[derive(Debug, Clone)]
@@ -70,7 +70,7 @@ impl Controller {
     /// A controller that reaches its clusters through `resolver`.
     pub fn new(options: ControllerOptions, resolver: Resolver, operations: Operations) -> Self {
         let creator = Creator::new(&options.identity, options.takeover_grace);
-        let flattener = Flattener::new(options.flatten_concurrency);
+        let flattener = Flattener::new(options.flatten_concurrency, &creator, &resolver.instance);
         let purger = Purger::new(&creator, &resolver.instance, &flattener);
         flattener.tell(&purger);
         Self { options: Arc::new(options), resolver, operations, purger, creator, flattener, kube: None }
@@ -156,21 +156,35 @@ impl Controller {
         let reach = Reach::new(&self.resolver.connections, &cluster, &credentials);
         let journal = self.open_journal(&pool, Collection::Volumes, &reach);
         self.purger.make_ready(&journal);
+        let mut deep = None;
         if let Some(origin) = &request.source {
-            wanted.content = self.content(&wanted, origin, &journal, (&cluster, &reach), progress).await?;
+            (wanted.content, deep) =
+                self.content(&wanted, origin, &journal, (&cluster, &reach), progress).await?;
         }
         let means = Means {
             creator: &self.creator,
             purger: &self.purger,
             mirror_daemons: cluster.mirror_daemon_count,
         };
-        create::provision(&wanted, &journal, means, &id.cluster_id, progress)
+        let made = create::provision(&wanted, &journal, means, &id.cluster_id, progress)
             .await
-            .map_err(|error| with_rights(error, credentials.user(), &wanted.parameters.pool))
+            .map_err(|error| with_rights(error, credentials.user(), &wanted.parameters.pool))?;
+        self.flatten_later(&reach, deep).await;
+        Ok(made)
     }
 
-    /// Looks up what the volume is to be made of, and whether that can be cloned now. A name that
-    /// stands already is only compared with its source, which may be gone by now.
+    /// Begins the flatten of an image that has reached the soft limit. It comes after what is
+    /// made of the image, which it would disturb; what fails is tried again by the next such call.
+    async fn flatten_later(&self, reach: &Reach, deep: Option<Target>) {
+        let Some(target) = deep else { return };
+        if let Err(error) = self.flattener.start(reach, target, Need::Soft).await {
+            tracing::warn!(%error, "an image at the soft limit of the clone depth is not flattened yet");
+        }
+    }
+
+    /// Looks up what the volume is to be made of, and whether that can be cloned now; with the image
+    /// that is to be flattened afterwards. A name that stands already is only compared with its
+    /// source, which may be gone by now.
     async fn content(
         &self,
         wanted: &Wanted,
@@ -178,89 +192,34 @@ impl Controller {
         journal: &Journal,
         (cluster, reach): (&ClusterEntry, &Reach),
         progress: &Progress,
-    ) -> Result<Content> {
+    ) -> Result<(Content, Option<Target>)> {
         progress.step(format!("looking up {origin}"));
         let complete = journal.find(&wanted.name).await?.filter(|entry| entry.image_id.is_some());
         if let Some(entry) = &complete
             && entry.origin.as_ref() == Some(&own_words(origin))
         {
             // A repeat: what it was made of is recorded, and need not be there any more.
-            return Ok(Content::Gone { origin: own_words(origin), complete: complete.clone() });
+            return Ok((Content::Gone { origin: own_words(origin), complete: complete.clone() }, None));
         }
         let connection = journal.pool().connection();
         let lookup =
             Lookup { config: &self.resolver.config, cluster, connection, instance: &self.resolver.instance };
         let content = match lookup.content(Some(origin)).await {
             Err(error) if error.kind == Kind::NotFound && complete.is_some() => {
-                return Ok(Content::Gone { origin: own_words(origin), complete });
+                return Ok((Content::Gone { origin: own_words(origin), complete }, None));
             }
             content => content?,
         };
-        if complete.is_none() {
-            let look = depth::Look { controller: self, reach, journal, progress };
-            match &content {
-                Content::Volume { image, .. } => look.before_snapshot(image).await?,
-                Content::Snapshot { image, .. } => look.before_restore(image).await?,
-                Content::Blank | Content::Gone { .. } => {}
-            }
+        if complete.is_some() {
+            return Ok((content, None));
         }
-        Ok(content)
-    }
-
-    /// DeleteVolume.
-    ///
-    /// # Errors
-    /// As `delete::Deletion::run`.
-    pub async fn delete(&self, request: DeleteRequest, deadline: Deadline) -> Result<Deleted> {
-        if id::is_migration(&request.volume_id) {
-            let text = format!(
-                "volume {} is one of the in-tree driver, which this version does not serve: keep a ceph-csi controller for these, nothing was changed",
-                request.volume_id
-            );
-            return Err(Error::new(Kind::Precondition, text));
-        }
-        let Some(id) = VolumeId::parse(&request.volume_id) else {
-            tracing::warn!(volume = request.volume_id, "no volume has such an id: nothing to delete");
-            return Ok(Deleted::Absent);
+        let look = depth::Look { controller: self, reach, progress };
+        let deep = match &content {
+            Content::Volume { image, .. } => look.before_snapshot(image).await?,
+            Content::Snapshot { image, .. } => look.before_restore(image).await?,
+            Content::Blank | Content::Gone { .. } => None,
         };
-        let operation =
-            Request { key: id.to_string(), rpc: "DeleteVolume", fingerprint: String::new(), deadline };
-        let this = self.clone();
-        self.operations
-            .run_with(operation, Vec::new(), move |progress| async move {
-                this.delete_now(&id, &request, &progress).await
-            })
-            .await
-    }
-
-    async fn delete_now(
-        &self,
-        id: &VolumeId,
-        request: &DeleteRequest,
-        progress: &Progress,
-    ) -> Result<Deleted> {
-        progress.step(format!("connecting to cluster {}", id.cluster_id));
-        let (cluster, credentials, connection) =
-            self.resolver.connect_for(&id.cluster_id, &request.secrets, Kind::Precondition).await?;
-        let Some(pool) = connection.pool_by_id(id.pool_id, &cluster.rados_namespace).await? else {
-            tracing::warn!(
-                volume = request.volume_id,
-                pool = id.pool_id,
-                "the cluster has no such pool: nothing to delete"
-            );
-            return Ok(Deleted::Absent);
-        };
-        let reach = Reach::new(&self.resolver.connections, &cluster, &credentials);
-        let journal = self.open_journal(&pool, Collection::Volumes, &reach);
-        let deletion = Deletion {
-            journal: &journal,
-            creator: &self.creator,
-            purger: &self.purger,
-            mirror_daemons: cluster.mirror_daemon_count,
-            instance: &self.resolver.instance,
-            progress,
-        };
-        deletion.run(id.uuid).await
+        Ok((content, deep))
     }
 
     /// ValidateVolumeCapabilities: `None` when all are served, else why not.

@@ -129,8 +129,7 @@ impl Controller {
 pub async fn described(cluster_id: &str, pool: &Pool, entry: &Entry) -> Result<Option<Snapshot>> {
     let Some(image_id) = &entry.image_id else { return Ok(None) };
     let Some(header) = pool.image_header(image_id, &[]).await? else { return Ok(None) };
-    let default = || format!("{}{}", Collection::Snapshots.default_prefix(), entry.uuid);
-    let name = entry.image_name.clone().unwrap_or_else(default);
+    let name = entry.image(Collection::Snapshots);
     // What restores are cloned from; it goes first when the snapshot is deleted.
     let own = header.snapshots.iter().find(|own| own.kind == SnapshotKind::User && own.name == name);
     let id = |uuid| VolumeId { cluster_id: cluster_id.to_owned(), pool_id: pool.id(), uuid }.to_string();

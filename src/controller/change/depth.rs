@@ -7,12 +7,11 @@
 
 use crate::ceph::Child;
 use crate::controller::Controller;
-use crate::controller::change::flatten::Target;
+use crate::controller::change::flatten::{Flattener, Need, Target, is_blind};
 use crate::controller::reach::Reach;
 use crate::controller::snapshot::point::Source;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::chain;
-use crate::volume::journal::Journal;
 use crate::volume::operation::Progress;
 
 /// `--rbdhardmaxclonedepth`, `--rbdsoftmaxclonedepth`, `--maxsnapshotsonimage`,
@@ -47,20 +46,20 @@ pub struct Look<'a> {
     pub controller: &'a Controller,
     /// The way back to the cluster.
     pub reach: &'a Reach,
-    /// Keeps the records of flattens.
-    pub journal: &'a Journal,
     /// Tells the step.
     pub progress: &'a Progress,
 }
 
 impl Look<'_> {
-    /// Before a snapshot or a clone is taken of a volume's image.
+    /// Before a snapshot or a clone is taken of a volume's image; the image when it is to be
+    /// flattened afterwards.
     ///
     /// # Errors
     /// [`Kind::Busy`] with how far the flatten is that has to come first; [`Kind::NoSpace`]
     /// when the image has too many snapshots; what Ceph answers.
-    pub async fn before_snapshot(&self, image: &Source) -> Result<()> {
+    pub async fn before_snapshot(&self, image: &Source) -> Result<Option<Target>> {
         self.snapshots(image).await?;
+        refuse_blind(&self.controller.flattener, image).await?;
         self.depth(image, ABOVE_A_VOLUME).await
     }
 
@@ -68,25 +67,25 @@ impl Look<'_> {
     ///
     /// # Errors
     /// As [`Look::before_snapshot`].
-    pub async fn before_restore(&self, image: &Source) -> Result<()> {
+    pub async fn before_restore(&self, image: &Source) -> Result<Option<Target>> {
         self.depth(image, ABOVE_A_SNAPSHOT).await
     }
 
-    async fn depth(&self, image: &Source, above: usize) -> Result<()> {
+    async fn depth(&self, image: &Source, above: usize) -> Result<Option<Target>> {
         if image.header.parent.is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let depth = chain::ancestors(&image.pool, &image.header).await?.len();
         let limits = &self.controller.options.clone_limits;
         if depth < limits.soft_depth.saturating_sub(above) {
-            return Ok(());
+            return Ok(None);
         }
         let target = Target { pool: image.pool.clone(), id: image.id.clone(), name: image.name.clone() };
-        let shown = image.pool.describe(&image.name);
-        let far = self.controller.flattener.start(self.journal, self.reach, target).await?;
         if depth < limits.hard_depth.saturating_sub(above) {
-            return Ok(());
+            return Ok(Some(target));
         }
+        let shown = image.pool.describe(&image.name);
+        let far = self.controller.flattener.start(self.reach, target, Need::Hard).await?;
         let text = format!(
             "image {shown} is a clone of a clone, {depth} deep, and has to be flattened first: flatten is in \
              progress for image {shown}, {far}; calling again goes on when it is done"
@@ -107,7 +106,8 @@ impl Look<'_> {
             let pools = image.pool.connection();
             let Some(pool) = pools.pool_by_id(child.pool_id, &child.namespace).await? else { continue };
             let target = Target { pool, id: child.image_id, name };
-            self.controller.flattener.start(self.journal, self.reach, target).await?;
+            let need = if full { Need::Hard } else { Need::Soft };
+            self.controller.flattener.start(self.reach, target, need).await?;
         }
         if !full {
             return Ok(());
@@ -137,4 +137,22 @@ impl Look<'_> {
         named.sort_by_key(|(name, child)| (!name.ends_with("-temp"), child.snap_id));
         Ok(named)
     }
+}
+
+/// Refuses a snapshot that the flatten of its image would not see.
+///
+/// # Errors
+/// [`Kind::Busy`] with how far that flatten is; what Ceph answers.
+pub async fn refuse_blind(flattener: &Flattener, image: &Source) -> Result<()> {
+    let parent = image.header.parent.as_ref().or(image.header.parent_of_snapshots.as_ref());
+    if parent.is_none() || !is_blind(&image.header) {
+        return Ok(());
+    }
+    let Some(far) = flattener.under_way(&image.pool, &image.id).await? else { return Ok(()) };
+    let shown = image.pool.describe(&image.name);
+    let text = format!(
+        "image {shown} has neither exclusive-lock nor deep-flatten, so no snapshot of it can be taken while it is \
+         flattened: flatten is in progress for image {shown}, {far}; calling again goes on when it is done"
+    );
+    Err(Error::new(Kind::Busy, text))
 }

@@ -3,8 +3,6 @@
 //! Lives here: the way from the source's handle to its image, and whether it can be a source.
 //! Nothing is changed.
 
-use uuid::Uuid;
-
 use super::clone::Parent;
 use crate::ceph::{Connection, Features, Header, ImageId, Pool};
 use crate::config::{ClusterEntry, ConfigFiles};
@@ -131,7 +129,7 @@ impl Lookup<'_> {
         let pool = self.connection.pool_by_id(id.pool_id, &namespace).await?.ok_or_else(absent)?;
         let journal = Journal::new(&pool, collection, self.instance);
         let entry = journal.entry(id.uuid).await?.ok_or_else(absent)?;
-        let name = entry.image_name.clone().unwrap_or_else(|| default_name(collection, id.uuid));
+        let name = entry.image(collection);
         let (image_id, header) = found(&pool, &name, &entry).await?.ok_or_else(absent)?;
         refuse_encrypted(collection, handle, &entry, &header)?;
         if header.features.contains(Features::MIGRATING) {
@@ -160,10 +158,6 @@ impl Lookup<'_> {
         }
         Ok(other.rados_namespace)
     }
-}
-
-fn default_name(collection: Collection, uuid: Uuid) -> String {
-    format!("{}{uuid}", collection.default_prefix())
 }
 
 /// The image of a complete entry, by its name: the kernel and librbd open by name.

@@ -69,6 +69,8 @@ impl Maker<'_> {
             Some(found) => found,
             None => clone::make(self.pool, name, parent, &spec).await?,
         };
+        let flattener = self.means.purger.flattener();
+        flattener.keep_off(self.pool, &header, self.progress).await?;
         let size = clone::grow(self.pool, name, &id, &header, self.size).await?;
         compare::image(&Header { size, ..header }, self.wanted, self.pool, name).await?;
         clone::describe(self.pool, &id, &self.metadata()).await?;
@@ -81,7 +83,7 @@ impl Maker<'_> {
         let features = spec.features.unwrap_or(source.header.features);
         let spec = ImageSpec { features: Some(point::features(features)), ..spec };
         let names = Names::beside_clone(name);
-        Point { source, pool: self.pool, names, spec, progress: self.progress }
+        Point { source, pool: self.pool, names, spec, purger: self.means.purger, progress: self.progress }
     }
 
     /// A clone that the cluster refuses for good is undone, so that the answer may be final:
@@ -98,7 +100,7 @@ impl Maker<'_> {
             }
             if let Content::Volume { image, .. } = &self.wanted.content {
                 let point = self.point(image, name);
-                point.roll_back(self.journal, &reservation.entry, self.means.purger).await?;
+                point.roll_back(self.journal, &reservation.entry).await?;
             }
             self.journal.retract(reservation.entry.uuid, &reservation.entry.name).await
         }

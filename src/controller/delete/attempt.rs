@@ -10,11 +10,11 @@
 use std::time::Duration;
 
 use super::mgr;
-use super::owner::Owner;
 use super::parent;
 use super::purge::{Place, Purger};
 use super::record::{self, ParentImage, Record, Written};
 use crate::ceph::{Child, Features, Header, ImageId, Pool, SnapshotKind, TrashEntry, WriteOp, lock};
+use crate::controller::owner::Owner;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::watch;
 use crate::volume::journal::Journal;
@@ -271,9 +271,10 @@ impl Attempt<'_> {
 
     /// Steps 3 and 4.
     async fn purge(&self) -> Result<Outcome> {
-        let owner = match Owner::take(&self.journal, self.id, self.purger.creator()).await {
+        let record = record::key(self.id);
+        let owner = match Owner::of_purge(&self.journal, &record, self.purger.creator()).await {
             Err(error) if error.kind == Kind::Busy => {
-                return Ok(Outcome::Later(Wait::Blocked, error.to_string()));
+                return Ok(Outcome::Later(Wait::Blocked, format!("another controller purges it: {error}")));
             }
             owner => owner?,
         };
@@ -288,6 +289,9 @@ impl Attempt<'_> {
         match next {
             Ok(next) => {
                 owner.forget().await?;
+                if let Some(parent) = parent {
+                    self.purger.flattener().wake(&self.pool, parent);
+                }
                 if let Some((place, id)) = next {
                     self.purger.wake(place, id, self.place);
                 }

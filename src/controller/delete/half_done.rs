@@ -127,9 +127,9 @@ impl Deletion<'_> {
         }
         self.take_clone_back(half).await?;
         let spec = ImageSpec::default();
-        let point =
-            Point { source, pool: journal.pool(), names: names.clone(), spec, progress: self.progress };
-        point.roll_back(journal, entry, self.purger).await?;
+        let (pool, names) = (journal.pool(), names.clone());
+        let point = Point { source, pool, names, spec, purger: self.purger, progress: self.progress };
+        point.roll_back(journal, entry).await?;
         tracing::info!(
             noun,
             name = entry.name,

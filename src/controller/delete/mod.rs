@@ -18,12 +18,14 @@ pub mod purge;
 pub mod record;
 
 mod attempt;
+mod call;
+mod group;
 mod half_done;
 mod mgr;
-mod owner;
 mod parent;
 mod queue;
-mod snapshot;
+
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -90,7 +92,7 @@ impl Deletion<'_> {
 
     async fn of_entry(&self, entry: Entry) -> Result<Deleted> {
         self.refuse_what_is_not_here_yet(&entry).await?;
-        let name = entry.image_name.clone().unwrap_or_else(|| self.default_name(entry.uuid));
+        let name = entry.image(self.journal.collection());
         self.progress.step(format!("looking at image {}", self.pool().describe(&name)));
         if self.take_unfinished_snapshot_back(&entry, &name).await? {
             return Ok(Deleted::Removed);
@@ -112,7 +114,7 @@ impl Deletion<'_> {
     /// trash entry of that uuid is not deleted on a guess, but it is not denied either.
     async fn without_entry(&self, uuid: Uuid) -> Result<Deleted> {
         let pool = self.pool();
-        let name = self.default_name(uuid);
+        let name = self.journal.collection().default_image(uuid);
         if pool.image_id(&name).await?.is_some() || pool.directory_id(&name).await?.is_some() {
             return Err(Error::new(
                 Kind::Precondition,
@@ -148,10 +150,6 @@ impl Deletion<'_> {
 
     fn pool(&self) -> &Pool {
         self.journal.pool()
-    }
-
-    fn default_name(&self, uuid: Uuid) -> String {
-        format!("{}{uuid}", self.journal.collection().default_prefix())
     }
 
     /// A snapshot's handle is no volume's, nor the reverse.
@@ -245,7 +243,15 @@ impl Deletion<'_> {
             })?;
         }
         dependents::refuse(pool, name, id, &source.header, own).await?;
-        watch::until_unwatched(pool, name, id, (watch::PATIENCE, self.mirror_daemons), self.progress).await
+        let unwatched =
+            |patience| watch::until_unwatched(pool, name, id, (patience, self.mirror_daemons), self.progress);
+        match unwatched(Duration::ZERO).await {
+            Err(error) if error.kind == Kind::InUse => {}
+            looked => return looked,
+        }
+        // A controller that flattens the image has it open. Nobody needs its data any more.
+        self.purger.flattener().cancel(pool, id).await?;
+        unwatched(watch::PATIENCE).await
     }
 
     async fn refuse_renamed(&self, id: &ImageId, name: &str) -> Result<()> {

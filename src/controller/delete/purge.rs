@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use super::attempt::{self, Outcome};
-use super::owner;
 use super::queue::{Item, Next, Queue};
 use super::record::{self, ParentImage, Record};
 use crate::ceph::{Connection, ImageId, Pool};
 use crate::controller::change::flatten::Flattener;
+use crate::controller::owner;
 use crate::controller::reach::Reach;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::journal::creator::Creator;
@@ -89,6 +89,11 @@ impl Purger {
     /// Who takes locks.
     pub(super) fn creator(&self) -> &Creator {
         &self.0.creator
+    }
+
+    /// Who flattens images.
+    pub fn flattener(&self) -> &Flattener {
+        &self.0.flattener
     }
 
     /// `--instanceid`.
@@ -162,12 +167,12 @@ impl Purger {
         let reach = self.state().places.get(place).map(|queue| queue.reach.clone());
         if let Some(reach) = reach {
             for (id, value) in &left.flattens {
-                self.0.flattener.resume(&journal, &reach, id, value).await?;
+                self.0.flattener.resume(journal.pool(), &reach, id, value);
             }
         }
         let unswept = |queue: &mut Queue| !std::mem::replace(&mut queue.swept, true);
         if self.state().places.get_mut(place).is_some_and(unswept) {
-            owner::sweep(&journal, &left.purges).await?;
+            owner::sweep(&journal, &left).await?;
         }
         Ok(())
     }

@@ -256,7 +256,7 @@ pub struct Left {
     /// The images that are recorded for their purge.
     pub purges: Vec<ImageId>,
     /// The images that are recorded to be flattened, with the records' values.
-    pub flattens: Vec<(String, Vec<u8>)>,
+    pub flattens: Vec<(ImageId, Vec<u8>)>,
 }
 
 /// What waits in a journal: one operation for a thousand records.
@@ -273,7 +273,7 @@ pub async fn left(journal: &Journal) -> Result<Left> {
         if let Some(id) = key.strip_prefix(PREFIX) {
             left.purges.push(ImageId::new(id));
         } else if let Some(id) = key.strip_prefix(FLATTEN) {
-            left.flattens.push((id.to_owned(), value));
+            left.flattens.push((ImageId::new(id), value));
         }
     }
     Ok(left)

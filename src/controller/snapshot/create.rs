@@ -84,13 +84,15 @@ impl Making<'_> {
             Err(error) => return Err(error),
         };
         require_layering(&handle, &image)?;
-        let look = depth::Look {
-            controller: self.controller,
-            reach: self.reach,
-            journal: self.journal,
-            progress: self.progress,
-        };
-        look.before_snapshot(&image).await?;
+        let look = depth::Look { controller: self.controller, reach: self.reach, progress: self.progress };
+        let deep = look.before_snapshot(&image).await?;
+        let made = self.reserved(&image).await?;
+        self.controller.flatten_later(self.reach, deep).await;
+        Ok(made)
+    }
+
+    async fn reserved(&self, image: &Source) -> Result<Snapshot> {
+        let name = &self.request.name;
         for _ in 0..TURNS {
             let plan = Plan {
                 name,
@@ -112,7 +114,7 @@ impl Making<'_> {
             }
             let made = match &reservation.entry.image_id {
                 Some(_) => self.existing(&reservation.entry).await?,
-                None => self.make(&reservation, &image).await?,
+                None => self.make(&reservation, image).await?,
             };
             if let Some(made) = made {
                 return Ok(made);
@@ -247,6 +249,7 @@ impl Making<'_> {
             pool: self.pool(),
             names: Names::of_snapshot(&name),
             spec,
+            purger: &self.controller.purger,
             progress: self.progress,
         };
         match self.finish(reservation, &point).await {
@@ -272,7 +275,7 @@ impl Making<'_> {
             }
             _ => {}
         }
-        point.roll_back(self.journal, entry, &self.controller.purger).await?;
+        point.roll_back(self.journal, entry).await?;
         let text = format!("snapshot {} was deleted while it was being made; it was taken back", entry.name);
         Err(Error::new(Kind::Unavailable, text))
     }
@@ -294,7 +297,7 @@ impl Making<'_> {
     async fn undo(&self, reservation: &Reservation, point: &Point<'_>, error: Error) -> Error {
         let entry = &reservation.entry;
         let undone: Result<()> = async {
-            point.roll_back(self.journal, entry, &self.controller.purger).await?;
+            point.roll_back(self.journal, entry).await?;
             self.journal.retract(entry.uuid, &entry.name).await
         }
         .await;

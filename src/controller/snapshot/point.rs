@@ -14,6 +14,7 @@
 use crate::ceph::{
     CephError, Features, Header, Image, ImageId, ImageSpec, OpenMode, Pool, Snapshot, SnapshotKind,
 };
+use crate::controller::change::{depth, flatten};
 use crate::controller::create::clone::{self, Parent};
 use crate::controller::create::leftover::{self, Origin};
 use crate::controller::delete::discard::Discard;
@@ -70,6 +71,8 @@ pub struct Point<'a> {
     pub names: Names,
     /// What its image is to be like; the size is the source's.
     pub spec: ImageSpec,
+    /// Where an image goes that is not to be, and who flattens images.
+    pub purger: &'a Purger,
     /// Tells the step.
     pub progress: &'a Progress,
 }
@@ -131,10 +134,51 @@ impl Point<'_> {
 
     /// Step 1; one that an earlier try has made is taken.
     async fn mark(&self, fresh: bool) -> Result<Snapshot> {
-        let Source { pool, name, id, header } = self.source;
-        if !fresh && let Some(mark) = self.standing_mark().await? {
-            return Ok(mark);
+        let mark = match if fresh { None } else { self.standing_mark().await? } {
+            Some(mark) => mark,
+            None => self.take_mark().await?,
+        };
+        if flatten::is_blind(&self.source.header)
+            && let Err(error) = self.refuse_unseen(&mark).await
+        {
+            self.remove_mark(&mark).await?;
+            return Err(error);
         }
+        Ok(mark)
+    }
+
+    /// A flatten of the source that began while the snapshot was taken has perhaps not seen it, and
+    /// has taken the source from its parent's clones, or will: then the snapshot is worth nothing.
+    async fn refuse_unseen(&self, mark: &Snapshot) -> Result<()> {
+        let Source { pool, name, id, .. } = self.source;
+        let Some(header) = pool.image_header(id, &[]).await? else { return Ok(()) };
+        let source = Source { header, ..self.source.clone() };
+        depth::refuse_blind(self.purger.flattener(), &source).await?;
+        let header = &source.header;
+        let parent = header.parent.as_ref().or(header.parent_of_snapshots.as_ref());
+        let mark = user_snapshot(header, &mark.name).unwrap_or(mark);
+        let Some(parent) = parent.filter(|_| mark.has_parent) else { return Ok(()) };
+        let of = pool.connection().pool_by_id(parent.pool_id, &parent.namespace).await?;
+        let children = match of {
+            Some(of) => of.children_of(&ImageId::new(&*parent.image_id), Some(parent.snap_id)).await?,
+            None => Vec::new(),
+        };
+        let known = children.iter().any(|child| {
+            child.pool_id == pool.id() && child.namespace == pool.namespace() && child.image_id == *id
+        });
+        if known {
+            return Ok(());
+        }
+        let text = format!(
+            "image {} was flattened while its snapshot {} was taken, which is taken back; call again",
+            pool.describe(name),
+            mark.name
+        );
+        Err(Error::new(Kind::Busy, text))
+    }
+
+    async fn take_mark(&self) -> Result<Snapshot> {
+        let Source { pool, name, id, header } = self.source;
         lock_owner::refuse_dead(pool, name, id, header).await?;
         self.progress.step(format!("taking a snapshot of {}", pool.describe(name)));
         let open = || pool.open_image(id, OpenMode::ReadWrite);
@@ -231,12 +275,12 @@ impl Point<'_> {
     ///
     /// # Errors
     /// What Ceph answers; calling again goes on.
-    pub async fn roll_back(&self, journal: &Journal, entry: &Entry, purger: &Purger) -> Result<()> {
+    pub async fn roll_back(&self, journal: &Journal, entry: &Entry) -> Result<()> {
         let image = self.find().await?;
         if let Some((id, header)) = &image {
             let (pool, name) = (self.pool, self.names.image.as_str());
             let discard = Discard { journal, pool, name, id, header: Some(header), entry };
-            discard.run(purger).await?;
+            discard.run(self.purger).await?;
         }
         if let Some(mark) = self.standing_mark().await? {
             self.remove_mark(&mark).await?;

@@ -142,6 +142,7 @@ mod tests {
             data_pool_id: None,
             stripe,
             parent: None,
+            parent_of_snapshots: None,
             snapshots: Vec::new(),
             metadata: Default::default(),
         }

@@ -100,7 +100,7 @@ impl Resolver {
             .image_name
             .clone()
             .or_else(|| context.get("imageName").cloned())
-            .unwrap_or_else(|| format!("csi-vol-{}", id.uuid));
+            .unwrap_or_else(|| Collection::Volumes.default_image(id.uuid));
         let (image_id, header) = find_image(&pool, &image, entry.image_id.clone(), metadata)
             .await?
             .ok_or_else(|| absent(handle))?;

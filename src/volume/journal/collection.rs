@@ -46,6 +46,11 @@ impl Collection {
         }
     }
 
+    /// The name of an image of that uuid with the default prefix.
+    pub fn default_image(self, uuid: Uuid) -> String {
+        format!("{}{uuid}", self.default_prefix())
+    }
+
     /// What the names of images begin with where nobody has asked for anything else.
     pub fn default_prefix(self) -> &'static str {
         match self {

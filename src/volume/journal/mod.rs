@@ -112,6 +112,13 @@ pub struct Entry {
     pub origin: Option<Origin>,
 }
 
+impl Entry {
+    /// The name of the image, which entries of old releases leave to the collection's default.
+    pub fn image(&self, collection: Collection) -> String {
+        self.image_name.clone().unwrap_or_else(|| collection.default_image(self.uuid))
+    }
+}
+
 impl Journal {
     /// The journal that lives in this pool.
     pub fn new(pool: &Pool, collection: Collection, instance: &str) -> Self {

@@ -1,0 +1,254 @@
+//! One flatten of this process: tried until the image has all data of its own, or is gone.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Far, Flattener, Need, Target, below, changes_descendants, key, record};
+use crate::ceph::{self, Features, Header, ImageId, KeepGoing, OpenMode, Pool};
+use crate::controller::delete::record::ParentImage;
+use crate::controller::owner::Owner;
+use crate::controller::reach::Reach;
+use crate::controller::snapshot::point::close;
+use crate::volume::error::{Error, Kind, Result};
+use crate::volume::image::lock_owner;
+use crate::volume::journal::Journal;
+
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// How often the log tells how far a flatten is.
+const TELL_EVERY: Duration = Duration::from_secs(30);
+
+/// One flatten.
+pub struct Work {
+    flattener: Flattener,
+    reach: Reach,
+    target: Target,
+    far: Far,
+    /// What the image was cloned from.
+    parent: Mutex<Option<ParentImage>>,
+}
+
+/// What a try has come to.
+enum Outcome {
+    /// The image and its snapshots have no parent any more, or the image is on its way out.
+    Done,
+    /// Others come first: what they are to it, and they.
+    First(&'static str, Vec<Target>),
+    /// Another controller does it.
+    Elsewhere(String),
+}
+
+impl Work {
+    /// The flatten of an image, which is recorded.
+    pub fn new(flattener: &Flattener, reach: &Reach, target: Target, far: &Far) -> Self {
+        Self {
+            flattener: flattener.clone(),
+            reach: reach.clone(),
+            target,
+            far: far.clone(),
+            parent: Mutex::default(),
+        }
+    }
+
+    /// Tries it again and again.
+    pub async fn until_done(self) {
+        let mut pause = FIRST_PAUSE;
+        while !self.far.is_cancelled() {
+            let Ok(slot) = self.flattener.slots.acquire().await else { break };
+            let outcome = self.attempt().await;
+            drop(slot);
+            let waits_for = match outcome {
+                Ok(Outcome::Done) => break,
+                Ok(Outcome::First(what, others)) => self.first(what, others).await,
+                Ok(Outcome::Elsewhere(text)) => format!("by another controller: {text}"),
+                Err(_) if self.far.is_cancelled() => break,
+                Err(error) => {
+                    let image = self.target.pool.describe(&self.target.name);
+                    tracing::warn!(image, %error, pause_secs = pause.as_secs(), "an image is not flattened yet");
+                    format!("it will be tried again: {error}")
+                }
+            };
+            self.far.wait_for(Some(waits_for));
+            pause = tokio::select! {
+                () = tokio::time::sleep(pause) => (pause * 2).min(LONGEST_PAUSE),
+                () = self.far.0.changed.notified() => FIRST_PAUSE,
+            };
+            self.far.wait_for(None);
+        }
+        self.far.set(0, 0);
+        self.flattener.ended(&self.target, &self.far);
+    }
+
+    async fn first(&self, what: &str, others: Vec<Target>) -> String {
+        let names: Vec<_> = others.iter().map(|other| other.pool.describe(&other.name)).collect();
+        for target in others {
+            if let Err(error) = self.flattener.start(&self.reach, target, self.need()).await {
+                tracing::warn!(%error, "an image that has to be flattened first was not recorded");
+            }
+        }
+        format!("which waits for {what} {}", names.join(", "))
+    }
+
+    fn need(&self) -> Need {
+        if self.far.is_hard() { Need::Hard } else { Need::Soft }
+    }
+
+    /// The record is the right to work: who takes it away ends the work.
+    async fn attempt(&self) -> Result<Outcome> {
+        let Some(pool) = self.reach.background(&self.target.pool).await? else { return Ok(Outcome::Done) };
+        let (journal, key) = (self.flattener.journal(&pool), key(&self.target.id));
+        let Some(value) = record(&journal, &self.target.id).await? else { return Ok(Outcome::Done) };
+        let owner = match Owner::of_flatten(&journal, &key, &value, &self.flattener.creator).await {
+            Err(error) if error.kind == Kind::Busy => return Ok(Outcome::Elsewhere(error.to_string())),
+            owner => owner?,
+        };
+        let Some(owner) = owner else { return Ok(Outcome::Done) };
+        let outcome = self.attempt_as(&owner, &pool).await;
+        if !matches!(outcome, Ok(Outcome::Done)) {
+            owner.give_back().await;
+            return outcome;
+        }
+        if let Err(error) = self.wake_parent(&journal).await {
+            owner.give_back().await;
+            return Err(error);
+        }
+        owner.forget().await?;
+        Ok(Outcome::Done)
+    }
+
+    async fn attempt_as(&self, owner: &Owner<'_>, pool: &Pool) -> Result<Outcome> {
+        let id = &self.target.id;
+        let (header, deleted) = tokio::join!(pool.image_header(id, &[]), pool.trash_entry(id));
+        let Some(header) = header?.filter(|_| !matches!(deleted, Ok(Some(_)))) else {
+            return Ok(Outcome::Done);
+        };
+        deleted?;
+        if changes_descendants(&header) {
+            let volumes = below::volumes(pool, id).await?;
+            match self.need() {
+                _ if volumes.is_empty() => {}
+                Need::Hard => return Ok(Outcome::First("volumes below it", volumes)),
+                Need::Soft => return self.give_up(pool, &volumes),
+            }
+        }
+        if let Some(parent) = &header.parent {
+            *self.parent() = ParentImage::of(&header);
+            if self.is_copied(pool, parent).await? {
+                self.detach(pool).await?;
+            } else {
+                self.flatten(pool, &header, owner).await?;
+            }
+        }
+        let Some(header) = pool.image_header(id, &[]).await? else { return Ok(Outcome::Done) };
+        if header.features.contains(Features::DEEP_FLATTEN) || header.snapshots.is_empty() {
+            return Ok(Outcome::Done);
+        }
+        let children = self.clones(pool).await?;
+        Ok(match children.is_empty() {
+            true => Outcome::Done,
+            false => Outcome::First("clones of its snapshots", children),
+        })
+    }
+
+    fn give_up(&self, pool: &Pool, volumes: &[Target]) -> Result<Outcome> {
+        tracing::info!(
+            image = pool.describe(&self.target.name),
+            volumes = volumes.len(),
+            first = volumes.first().map(|volume| volume.pool.describe(&volume.name)),
+            "an image at a soft limit is not flattened: volumes are clones of it, and may be mapped"
+        );
+        Ok(Outcome::Done)
+    }
+
+    /// Whether a flatten was stopped behind its copying: librbd takes the image out of its
+    /// parent's header then, and the parent out of the image's a little later. In between
+    /// the image cannot be opened if the parent's snapshot is gone. Only images that are
+    /// complete have a record, so this is no clone that was never attached.
+    async fn is_copied(&self, pool: &Pool, parent: &ceph::Parent) -> Result<bool> {
+        let of = pool.connection().pool_by_id(parent.pool_id, &parent.namespace).await?;
+        // A pool that is gone took data along that nobody has copied for sure.
+        let Some(of) = of else { return Ok(false) };
+        let children = of.children_of(&ImageId::new(&*parent.image_id), Some(parent.snap_id)).await?;
+        Ok(!children.iter().any(|child| {
+            child.pool_id == pool.id()
+                && child.namespace == pool.namespace()
+                && child.image_id == self.target.id
+        }))
+    }
+
+    async fn detach(&self, pool: &Pool) -> Result<()> {
+        let image = pool.describe(&self.target.name);
+        tracing::info!(image, "a flatten that had copied all is finished");
+        pool.detach_parent(&self.target.id).await?;
+        // Who has it open may read on from a parent that is gone.
+        if let Err(error) = pool.notify_header_update(&self.target.id).await {
+            tracing::debug!(%error, "a client was not told that an image has no parent any more");
+        }
+        Ok(())
+    }
+
+    /// A parent that was deleted may have waited for this, and so may a parent's own flatten.
+    async fn wake_parent(&self, journal: &Journal) -> Result<()> {
+        let Some(parent) = self.parent().clone() else { return Ok(()) };
+        self.flattener.wake(journal.pool(), &parent);
+        let Some(purger) = self.flattener.purger.get() else { return Ok(()) };
+        purger.parent_left(journal, &self.target.name, parent).await
+    }
+
+    fn parent(&self) -> MutexGuard<'_, Option<ParentImage>> {
+        self.parent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Dropping a future does not stop librbd: it is told to stop, and waited for.
+    async fn flatten(&self, pool: &Pool, header: &Header, owner: &Owner<'_>) -> Result<()> {
+        let Target { id, name, .. } = &self.target;
+        lock_owner::refuse_dead(pool, name, id, header).await?;
+        let shown = pool.describe(name);
+        tracing::info!(image = shown, "flattening");
+        let image = pool.open_image(id, OpenMode::ReadWrite).await?;
+        let keep_going = self.keep_going(owner, shown.clone());
+        let flattened = {
+            let flatten = image.flatten(keep_going);
+            tokio::pin!(flatten);
+            tokio::select! {
+                flattened = &mut flatten => flattened.map_err(|error| (error, None)),
+                lost = owner.hold_on() => flatten.await.map_err(|error| (error, Some(lost))),
+            }
+        };
+        close(image).await;
+        match flattened {
+            Ok(()) => tracing::info!(image = shown, "flattened"),
+            // librbd: it has no parent.
+            Err((error, _)) if error.is(libc::EINVAL) => {}
+            Err((error, Some(lost))) => return Err(lost.because(error)),
+            Err((error, None)) => return Err(Error::from(error).while_doing(format!("flattening {shown}"))),
+        }
+        Ok(())
+    }
+
+    fn keep_going(&self, owner: &Owner<'_>, shown: String) -> KeepGoing {
+        let (far, told, owned) = (self.far.clone(), Mutex::new(Instant::now()), owner.lasts());
+        KeepGoing::new(move |done, total| {
+            far.set(done, total);
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.elapsed() >= TELL_EVERY {
+                *told = Instant::now();
+                tracing::info!(image = shown, done, total, "flattening");
+            }
+            owned() && !far.is_cancelled()
+        })
+    }
+
+    /// The clones that keep the image's snapshots.
+    async fn clones(&self, pool: &Pool) -> Result<Vec<Target>> {
+        let mut targets = Vec::new();
+        for child in pool.children_of(&self.target.id, None).await? {
+            let of = pool.connection().pool_by_id(child.pool_id, &child.namespace).await?;
+            let Some(of) = of else { continue };
+            if let Some(name) = of.directory_name(&child.image_id).await? {
+                targets.push(Target { pool: of, id: child.image_id, name });
+            }
+        }
+        Ok(targets)
+    }
+}
