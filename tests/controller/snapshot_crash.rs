@@ -11,7 +11,7 @@ use tonic::Code;
 use crate::crash::{Points, goes_on, sweep_at};
 use crate::support::bench::{Bench, SOON};
 use crate::support::driver::Driver;
-use crate::support::snapshots::Of;
+use crate::support::snapshots::{Of, image_of};
 
 const SOURCE: &str = "pvc-source";
 
@@ -198,4 +198,46 @@ fn a_clone_killed_at_any_call_is_made_once() {
             delete_all(bench, driver, &[], &[source, made.volume_id], at);
         },
     );
+}
+
+/// What a stop inside of librbd's snapshot leaves: an entry, the snapshot of the source, and no
+/// object map of that.
+fn snapshot_without_map(bench: &Bench, source: &str, mark: &str) {
+    let image = image_of(source);
+    let id = bench.wait(bench.rados.image_id(&image)).unwrap().unwrap();
+    bench.cluster().rbd(&["snap", "create", "--no-progress", &format!("{image}@{mark}")]);
+    let header = bench.wait(bench.rados.image_header(&id, &[])).unwrap().unwrap();
+    let map = id.snapshot_map_object(header.snapshots[0].id);
+    bench.wait(bench.rados.remove("as a stop leaves it", &map)).unwrap();
+}
+
+#[test]
+fn a_snapshot_that_stopped_before_its_object_map_is_taken_anew() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let source = source(&bench);
+    let uuid = uuid::Uuid::new_v4().to_string();
+    let image = format!("csi-snap-{uuid}");
+    let of = image_of(&source);
+    let entry =
+        [("csi.snapname", "snapshot-1"), ("csi.imagename", image.as_str()), ("csi.source", of.as_str())];
+    bench.set_keys(&format!("csi.snap.{uuid}"), &entry);
+    bench.set_keys("csi.snaps.default", &[("csi.snap.snapshot-1", &uuid)]);
+    snapshot_without_map(&bench, &source, &image);
+    let made = bench.snapshot(&driver, "snapshot-1", &source).unwrap().snapshot_id;
+    assert!(made.ends_with(&uuid), "{made}");
+    delete_all(&bench, &driver, &[made], &[], "of the snapshot");
+    bench.wait_until("the snapshot is gone", || bench.images().len() == 1);
+
+    let uuid = uuid::Uuid::new_v4().to_string();
+    let image = format!("csi-vol-{uuid}");
+    let entry = [("csi.volname", "pvc-clone"), ("csi.imagename", image.as_str())];
+    bench.set_keys(&format!("csi.volume.{uuid}"), &entry);
+    bench.set_keys("csi.volumes.default", &[("csi.volume.pvc-clone", &uuid)]);
+    bench.wait_until("the source has no snapshot", || bench.snapshots(&of).is_empty());
+    snapshot_without_map(&bench, &source, &format!("{image}-temp"));
+    let made = bench.create_of(&driver, "pvc-clone", Of::Volume(&source)).unwrap().volume_id;
+    assert!(made.ends_with(&uuid), "{made}");
+    delete_all(&bench, &driver, &[], &[source, made], "at the end");
+    bench.wait_until_empty("at the end");
 }

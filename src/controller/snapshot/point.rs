@@ -133,7 +133,11 @@ impl Point<'_> {
     async fn mark(&self, fresh: bool) -> Result<Snapshot> {
         let Source { pool, name, id, header } = self.source;
         if !fresh && let Some(mark) = self.standing_mark().await? {
-            return Ok(mark);
+            if mark.children > 0 || self.has_map(&mark).await? {
+                return Ok(mark);
+            }
+            // Nobody was told of that moment yet, so a later one will do.
+            self.remove_mark(&mark).await?;
         }
         lock_owner::refuse_dead(pool, name, id, header).await?;
         self.progress.step(format!("taking a snapshot of {}", pool.describe(name)));
@@ -151,6 +155,20 @@ impl Point<'_> {
             let text = format!("the snapshot of {} vanished right after it was taken", pool.describe(name));
             Error::new(Kind::Unavailable, text)
         })
+    }
+
+    /// Whether a snapshot of the source has its object map, if it needs one. librbd writes it after
+    /// the snapshot; a stop in between leaves one that cannot be opened by those who only read, and
+    /// so never be cloned.
+    async fn has_map(&self, mark: &Snapshot) -> Result<bool> {
+        let Source { pool, id, header, .. } = self.source;
+        if !header.features.contains(Features::OBJECT_MAP) {
+            return Ok(true);
+        }
+        match pool.stat("snapshot object map", &id.snapshot_map_object(mark.id)).await {
+            Err(error) if error.is(libc::ENOENT) => Ok(false),
+            found => Ok(found.map(|_| true)?),
+        }
     }
 
     fn not_taken(&self, error: CephError) -> Error {
