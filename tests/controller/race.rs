@@ -153,3 +153,26 @@ fn a_source_that_goes_while_something_of_it_is_begun_goes_to_the_last_object() {
         bench.wait_until_empty_for(at, SOON * 2);
     }
 }
+
+/// Two who delete one volume: the slow one is about to move the image to the trash when the other
+/// has moved and purged it.
+#[test]
+fn an_image_that_another_has_purged_meanwhile_is_not_put_into_the_trash_again() {
+    let bench = Bench::new();
+    let slow = bench.site.controller_at(bench.lab, "a.sock");
+    let other = bench.start_beside();
+    let id = create_until_ok(&bench, &other, "at the beginning");
+    bench.site.arm("delay=1500:before:trash add");
+    std::thread::scope(|scope| {
+        let late = scope.spawn(|| bench.delete(&slow, &id));
+        bench.wait_until("it is about to move the image", || {
+            bench.site.steps().iter().any(|step| step.starts_with("trash add"))
+        });
+        let stopped = Stopped::new(Pid::from_raw(i32::try_from(slow.pid()).unwrap()));
+        bench.delete(&other, &id).unwrap();
+        bench.wait_until_empty("the other has purged it");
+        drop(stopped);
+        late.join().unwrap().unwrap();
+    });
+    bench.wait_until_empty("after both");
+}
