@@ -258,22 +258,70 @@ fn a_member_of_a_group_snapshot_goes_with_its_group() {
     bench.wait_until_empty("at the end");
 }
 
+/// A snapshot in the snapshot trash that nothing needs: what a stop inside of librbd's removal of
+/// the last clone leaves.
+fn orphan(bench: &Bench, image: &str, name: &str) {
+    let id = bench.wait(bench.rados.image_id(image)).unwrap().unwrap();
+    bench.cluster().rbd(&["snap", "create", "--no-progress", &format!("{image}@{name}")]);
+    let header = bench.wait(bench.rados.image_header(&id, &[])).unwrap().unwrap();
+    let snapshot = header.snapshots.iter().find(|snapshot| snapshot.name == name).unwrap();
+    bench.wait(bench.rados.trash_snapshot(&id, snapshot.id)).unwrap();
+}
+
+#[test]
+fn a_stop_in_the_removal_of_a_snapshot_leaves_no_data() {
+    for step in ["snapshot remove", "rados_aio_ioctx_selfmanaged_snap_remove"] {
+        let bench = Bench::new();
+        let beside = bench.start_beside();
+        let source = volume(&bench, &beside, "pvc-source");
+        let image = bench.fill(&source, 4);
+        let made = snapshot(&bench, &beside, "snapshot-1", &source);
+        beside.kill();
+        orphan(&bench, &image, &format!("csi-snap-{}", uuid::Uuid::new_v4()));
+        // Now the snapshots alone have what was there before.
+        bench.fill(&source, 4);
+        let mut driver = bench.start();
+        bench.site.arm(&format!("kill:after:{step}"));
+        let _ = bench.delete_snapshot(&driver, &made);
+        assert!(driver.was_killed(SOON), "{step}: it was not killed");
+        bench.site.arm("");
+        let driver = bench.start();
+        goes_on(bench.delete_snapshot(&driver, &made), "delete snapshot", step);
+        goes_on(bench.delete(&driver, &source), "delete", step);
+        bench.wait_until_empty_for(step, SOON * 2);
+    }
+}
+
+#[test]
+fn a_snapshot_whose_younger_one_has_no_map_is_taken_away() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let source = volume(&bench, &driver, "pvc-source");
+    let image = bench.fill(&source, 4);
+    let made = snapshot(&bench, &driver, "snapshot-1", &source);
+    orphan(&bench, &image, &format!("csi-snap-{}", uuid::Uuid::new_v4()));
+    // As a removal leaves it that stopped half-way, of a name that no chain has.
+    orphan(&bench, &image, "by-hand");
+    let id = bench.wait(bench.rados.image_id(&image)).unwrap().unwrap();
+    let header = bench.wait(bench.rados.image_header(&id, &[])).unwrap().unwrap();
+    let youngest = header.snapshots.iter().map(|snapshot| snapshot.id).max().unwrap();
+    bench.wait(bench.rados.remove("as a stop leaves it", &id.snapshot_map_object(youngest))).unwrap();
+    bench.delete_snapshot(&driver, &made).unwrap();
+    bench.wait_until("what no clone needs is gone", || bench.snapshots(&image).len() == 1);
+    bench.delete(&driver, &source).unwrap();
+    bench.wait_until_empty("at the end");
+}
+
 #[test]
 fn a_snapshot_that_no_clone_needs_is_taken_from_a_living_volume() {
     let bench = Bench::new();
     let driver = bench.start();
     let source = volume(&bench, &driver, "pvc-source");
     let image = image_of(&source);
-    let id = bench.wait(bench.rados.image_id(&image)).unwrap().unwrap();
     let made = snapshot(&bench, &driver, "snapshot-1", &source);
-    // What a stop inside of librbd's removal of the last clone leaves; and the same by hand.
-    let left = format!("csi-snap-{}", uuid::Uuid::new_v4());
-    for name in [left.as_str(), "by-hand"] {
-        bench.cluster().rbd(&["snap", "create", "--no-progress", &format!("{image}@{name}")]);
-        let header = bench.wait(bench.rados.image_header(&id, &[])).unwrap().unwrap();
-        let snapshot = header.snapshots.iter().find(|snapshot| snapshot.name == name).unwrap();
-        bench.wait(bench.rados.trash_snapshot(&id, snapshot.id)).unwrap();
-    }
+    orphan(&bench, &image, &format!("csi-snap-{}", uuid::Uuid::new_v4()));
+    // The same by hand.
+    orphan(&bench, &image, "by-hand");
     assert_eq!(bench.snapshots(&image).len(), 3);
     bench.delete_snapshot(&driver, &made).unwrap();
     let until = Instant::now() + SOON;
