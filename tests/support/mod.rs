@@ -9,6 +9,7 @@
 pub mod bench;
 pub mod driver;
 pub mod fixture;
+pub mod fleet;
 pub mod inside;
 pub mod lab;
 pub mod lonely;
