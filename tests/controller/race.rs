@@ -138,6 +138,8 @@ fn a_source_that_goes_while_something_of_it_is_begun_goes_to_the_last_object() {
     ];
     for (at, begin) in begins {
         let id = create_until_ok(&bench, &other, at);
+        // With that the image waits in the trash.
+        let kept = bench.snapshot(&other, "snapshot-kept", &id).unwrap().snapshot_id;
         bench.site.arm("delay=1500:before:rbd_open_by_id");
         std::thread::scope(|scope| {
             let late = scope.spawn(|| begin(&bench, &slow, &id));
@@ -150,6 +152,7 @@ fn a_source_that_goes_while_something_of_it_is_begun_goes_to_the_last_object() {
         });
         bench.site.arm("");
         assert_eq!(begin(&bench, &slow, &id).unwrap_err().code(), Code::NotFound, "{at}");
+        bench.delete_snapshot(&other, &kept).unwrap();
         bench.wait_until_empty_for(at, SOON * 2);
     }
 }
