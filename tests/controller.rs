@@ -7,6 +7,8 @@
 
 mod support;
 
+#[path = "controller/audit.rs"]
+mod audit;
 #[path = "controller/budget.rs"]
 mod budget;
 #[path = "controller/ceph_conf.rs"]
@@ -35,6 +37,8 @@ mod list;
 mod metrics;
 #[path = "controller/mirror.rs"]
 mod mirror;
+#[path = "controller/mixed.rs"]
+mod mixed;
 #[path = "controller/options.rs"]
 mod options;
 #[path = "controller/outage.rs"]

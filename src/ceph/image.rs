@@ -254,16 +254,16 @@ impl Pool {
         }
     }
 
-    /// Removes both keys of the pool's directory if they are this image's.
+    /// Removes both keys of the pool's directory if they are this image's. `false`: they were gone.
     pub(super) async fn remove_directory_entry(
         &self,
         what: &'static str,
         name: &str,
         id: &ImageId,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let input = Encoder::default().text(name).text(id.as_str()).finish();
         let op = WriteOp::new().assert_exists().exec(RBD, c"dir_remove_image", input);
-        gone_is_false(self.write(what, DIRECTORY, op).await).map(|_| ())
+        gone_is_false(self.write(what, DIRECTORY, op).await)
     }
 }
 

@@ -126,10 +126,11 @@ impl Pool {
         if mapped {
             self.remove_snapshot_map(id, header, snap_id).await?;
         }
+        // Before the header forgets it: a stop in between would leave its data for ever.
+        self.return_snapshot_id(snap_id).await?;
         let input = Encoder::default().u64(snap_id).finish();
         let op = WriteOp::new().assert_exists().exec(RBD, c"snapshot_remove", input);
-        gone_is_false(self.write(OP, &id.header_object(), op).await)?;
-        self.return_snapshot_id(snap_id).await
+        gone_is_false(self.write(OP, &id.header_object(), op).await).map(|_| ())
     }
 
     /// What was new in the snapshot is new in the next younger one, or in the image.
@@ -137,20 +138,38 @@ impl Pool {
         const OP: &str = "snapshot object map";
         let object = snapshot_map(id, snap_id);
         if header.features.contains(Features::FAST_DIFF) {
-            let next = header.snapshots.iter().map(|snapshot| snapshot.id).filter(|id| *id > snap_id).min();
-            let next = next.map_or_else(|| id.object_map_object(), |next| snapshot_map(id, next));
             match self.read(OP, &object, ReadOp::new().exec(RBD, c"object_map_load", Vec::new())).await {
                 // Removed already, so the next map has been changed, too.
                 Err(error) if error.is(libc::ENOENT) => return Ok(()),
                 Err(error) => return Err(error),
                 Ok(mut found) => {
                     let map = found.next().map(ReadResult::into_bytes).unwrap_or_default();
-                    let op = WriteOp::new().assert_exists().exec(RBD, c"object_map_snap_remove", map);
-                    self.write("snapshot out of object map", &next, op).await?;
+                    self.hand_on_what_is_new(id, header, snap_id, &map).await?;
                 }
             }
         }
         self.remove_if_there(OP, &object).await.map(|_| ())
+    }
+
+    /// A younger snapshot has no map when its maker stopped half-way: then the next one gets it.
+    async fn hand_on_what_is_new(
+        &self,
+        id: &ImageId,
+        header: &Header,
+        snap_id: u64,
+        map: &[u8],
+    ) -> Result<()> {
+        let mut younger: Vec<u64> = header.snapshots.iter().map(|snapshot| snapshot.id).collect();
+        younger.retain(|id| *id > snap_id);
+        younger.sort_unstable();
+        for next in younger {
+            let op = WriteOp::new().assert_exists().exec(RBD, c"object_map_snap_remove", map.to_vec());
+            if gone_is_false(self.write("snapshot out of object map", &snapshot_map(id, next), op).await)? {
+                return Ok(());
+            }
+        }
+        let op = WriteOp::new().assert_exists().exec(RBD, c"object_map_snap_remove", map.to_vec());
+        self.write("snapshot out of object map", &id.object_map_object(), op).await
     }
 
     /// Tells all who have the image open (librbd, krbd) that its header has changed, and waits

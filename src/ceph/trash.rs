@@ -21,6 +21,7 @@ use super::ffi;
 use super::header::Header;
 use super::image::{ImageId, RBD};
 use super::keep_going::{KeepGoing, asked};
+use super::omap::gone_is_false;
 use super::pool::Pool;
 use super::read_op::{ReadOp, ReadResult};
 use super::write_op::WriteOp;
@@ -130,16 +131,25 @@ impl Pool {
         if let Some(header) = &header {
             movable(header).map_err(|errno| CephError::new("trash move", self.describe(name), errno))?;
         }
-        if header.is_some() || self.directory_id(name).await?.as_ref() == Some(id) {
-            self.trash_add(name, id, deleted).await?;
-        }
+        let there = header.is_some() || self.directory_id(name).await?.as_ref() == Some(id);
+        let added = there && self.trash_add(name, id, deleted).await?;
         let (by_name, by_directory) = tokio::join!(
             self.remove_id_object("trash unlink name", name, id),
             self.remove_directory_entry("trash unlink directory", name, id),
         );
         by_name?;
-        by_directory?;
+        let listed = by_directory?;
+        // Another may have moved and purged the image since its header was read: then the entry
+        // is of nothing.
+        if added && !listed && self.image_header(id, &[]).await?.is_none() {
+            return self.trash_forget(id).await;
+        }
         self.trash_settle(id).await
+    }
+
+    async fn trash_forget(&self, id: &ImageId) -> Result<()> {
+        let op = WriteOp::new().assert_exists().exec(RBD, c"trash_remove", text(id.as_str()));
+        gone_is_false(self.write("trash forget", TRASH, op).await).map(|_| ())
     }
 
     /// Makes the trash's object if there is none. librbd does so with the first image that
@@ -258,7 +268,8 @@ impl Pool {
 
     /// Step 1; an entry that exists is left as it is. EBUSY when the image is just being
     /// taken out of the trash: its names must stay then.
-    async fn trash_add(&self, name: &str, id: &ImageId, deleted: Duration) -> Result<()> {
+    /// `false`: it has an entry.
+    async fn trash_add(&self, name: &str, id: &ImageId, deleted: Duration) -> Result<bool> {
         let entry = TrashEntry {
             name: name.to_owned(),
             state: TrashState::Moving,
@@ -272,9 +283,9 @@ impl Pool {
                 Some(TrashEntry { state: TrashState::Restoring, .. }) => {
                     Err(CephError::new(error.op, error.object, libc::EBUSY))
                 }
-                _ => Ok(()),
+                _ => Ok(false),
             },
-            done => done,
+            done => done.map(|()| true),
         }
     }
 

@@ -15,6 +15,7 @@ pub mod snapshot;
 use change::depth::{self, CloneLimits};
 use change::flatten::{Flattener, Need, Target};
 use create::content::{Content, Lookup};
+use create::given_up::GivenUp;
 use reach::Reach;
 
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::{VolumeId, canonical};
 use crate::volume::image::resolve::{Resolved, Resolver};
 use crate::volume::journal::creator::Creator;
-use crate::volume::journal::{Collection, Journal, Origin};
+use crate::volume::journal::{Collection, Entry, Journal, Origin};
 use crate::volume::operation::{Deadline, Operations, Progress, Request};
 use crate::volume::parameters::Parameters;
 use crate::volume::request::{CreateRequest, ValidateRequest, Volume};
@@ -158,8 +159,14 @@ impl Controller {
         self.purger.make_ready(&journal);
         let mut deep = None;
         if let Some(origin) = &request.source {
-            (wanted.content, deep) =
-                self.content(&wanted, origin, &journal, (&cluster, &reach), progress).await?;
+            let content = self.content(&wanted, origin, &journal, (&cluster, &reach), progress).await;
+            let sized = content.and_then(|content| {
+                (wanted.content, deep) = content;
+                wanted.size().map(drop)
+            });
+            if let Err(error) = sized {
+                return Err(self.without_leftovers(error, &wanted, origin, &journal, progress).await);
+            }
         }
         let means = Means {
             creator: &self.creator,
@@ -220,6 +227,35 @@ impl Controller {
             Content::Blank | Content::Gone { .. } => None,
         };
         Ok((content, deep))
+    }
+
+    /// A source that is gone, or has outgrown the size that is asked for, will not do again:
+    /// what an earlier try has left of the volume is taken back before the caller is told so.
+    async fn without_leftovers(
+        &self,
+        error: Error,
+        wanted: &Wanted,
+        origin: &Origin,
+        journal: &Journal,
+        progress: &Progress,
+    ) -> Error {
+        if !matches!(error.kind, Kind::NotFound | Kind::OutOfRange) {
+            return error;
+        }
+        let (creator, purger) = (&self.creator, &self.purger);
+        let given_up = GivenUp { name: &wanted.name, journal, creator, purger, progress };
+        let origin = own_words(origin);
+        let ours = |entry: &Entry| entry.origin.as_ref().is_none_or(|recorded| *recorded == origin);
+        let images = |entry: &Entry| {
+            let default = || format!("{}{}", wanted.parameters.prefix, entry.uuid);
+            let image = entry.image_name.clone().unwrap_or_else(default);
+            let beside = delete::temp_name(&image);
+            vec![image, beside]
+        };
+        match given_up.take_back(ours, images).await {
+            Ok(()) => error,
+            Err(left) => left.while_doing(format!("taking back {}, since {error}", wanted.name)).unsettled(),
+        }
     }
 
     /// ValidateVolumeCapabilities: `None` when all are served, else why not.

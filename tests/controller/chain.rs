@@ -10,7 +10,9 @@ use tonic::Code;
 use crate::crash::{Points, goes_on, sweep_at};
 use crate::support::bench::{Bench, SOON, last_lines};
 use crate::support::driver::Driver;
+use crate::support::random::{self, Random};
 use crate::support::snapshots::{Of, image_of, image_of_snapshot};
+use crate::support::whole::Whole;
 
 /// Something to be deleted.
 #[derive(Debug, Clone)]
@@ -41,45 +43,58 @@ fn made_of(bench: &Bench, driver: &Driver, name: &str, of: Of<'_>) -> String {
     bench.create_of(driver, name, of).unwrap().volume_id
 }
 
-/// A volume, its snapshot, a restore, a clone of that, its snapshot, and a restore of that.
+/// The other pool of a family.
+const SECOND: &str = "family-second";
+
+/// Three generations: a volume with data, its snapshot, a restore of that in another pool, a clone
+/// of the restore in the first pool again, with data of its own, its snapshot, and a restore of
+/// that in the other.
 fn family(bench: &Bench, driver: &Driver) -> Vec<One> {
     let first = volume(bench, driver, "pvc-first");
+    bench.fill(&first, 4);
     let early = snapshot(bench, driver, "snapshot-early", &first);
-    let restored = made_of(bench, driver, "pvc-restored", Of::Snapshot(&early));
+    let elsewhere = |name: &str, of: Of<'_>| {
+        let request = bench.request_of(name, of, &[("pool", SECOND)]);
+        bench.send(driver, request).unwrap().volume_id
+    };
+    let restored = elsewhere("pvc-restored", Of::Snapshot(&early));
     let cloned = made_of(bench, driver, "pvc-cloned", Of::Volume(&restored));
+    bench.fill(&cloned, 4);
     let late = snapshot(bench, driver, "snapshot-late", &cloned);
-    let last = made_of(bench, driver, "pvc-last", Of::Snapshot(&late));
+    let last = elsewhere("pvc-last", Of::Snapshot(&late));
     let volumes = [first, restored, cloned, last].map(One::Volume);
     volumes.into_iter().chain([early, late].map(One::Snapshot)).collect()
 }
 
-/// An order that looks random and is told by its number.
-fn shuffled(mut all: Vec<One>, seed: u64) -> Vec<One> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut order = Vec::new();
-    while !all.is_empty() {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        let number = state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-        order.push(all.swap_remove(number as usize % all.len()));
-    }
-    order
-}
-
 #[test]
-fn a_family_goes_in_any_order() {
+fn a_family_of_three_generations_in_two_pools_goes_in_any_order() {
     let bench = Bench::new();
+    let cluster = bench.cluster();
+    cluster.ceph(&["osd", "pool", "create", SECOND, "8"]);
+    cluster.rbd(&["pool", "init", SECOND]);
+    let second = bench.pool(SECOND);
+    let pools = [&bench.rados, &second];
     let driver = bench.start();
-    let full = std::env::var("SWEEP").is_ok_and(|value| value == "full");
-    for seed in 0..if full { 50 } else { 5 } {
-        let order = shuffled(family(&bench, &driver), seed);
+    // What a pool keeps for ever comes with the first family.
+    for one in family(&bench, &driver) {
+        one.delete(&bench, &driver);
+    }
+    bench.wait_until_empty("the first family, in the first pool");
+    crate::support::pool::wait_until_empty(cluster, SECOND, SOON);
+    let before = Whole::of(&bench, &pools);
+    let mut random = Random::new(random::seed("the orders of deletion"));
+    let mut longest = Duration::ZERO;
+    for turn in 0..if random::full() { 50 } else { 5 } {
+        let order = random.shuffled(family(&bench, &driver));
         for one in &order {
             one.delete(&bench, &driver);
         }
-        bench.wait_until_empty_for(&format!("order {seed}: {order:?}"), SOON * 2);
+        let at = format!("order {turn}: {order:?}");
+        longest = longest.max(before.wait_until_again(&bench, &pools, Duration::from_secs(60), &at));
     }
+    eprintln!("the longest wait for a pool as before: {longest:.1?}");
     assert!(!bench.site.log().contains("WARN"), "{}", last_lines(&bench.site.log(), 20));
+    cluster.ceph(&["osd", "pool", "rm", SECOND, SECOND, "--yes-i-really-really-mean-it"]);
 }
 
 #[test]
@@ -243,22 +258,70 @@ fn a_member_of_a_group_snapshot_goes_with_its_group() {
     bench.wait_until_empty("at the end");
 }
 
+/// A snapshot in the snapshot trash that nothing needs: what a stop inside of librbd's removal of
+/// the last clone leaves.
+fn orphan(bench: &Bench, image: &str, name: &str) {
+    let id = bench.wait(bench.rados.image_id(image)).unwrap().unwrap();
+    bench.cluster().rbd(&["snap", "create", "--no-progress", &format!("{image}@{name}")]);
+    let header = bench.wait(bench.rados.image_header(&id, &[])).unwrap().unwrap();
+    let snapshot = header.snapshots.iter().find(|snapshot| snapshot.name == name).unwrap();
+    bench.wait(bench.rados.trash_snapshot(&id, snapshot.id)).unwrap();
+}
+
+#[test]
+fn a_stop_in_the_removal_of_a_snapshot_leaves_no_data() {
+    for step in ["snapshot remove", "rados_aio_ioctx_selfmanaged_snap_remove"] {
+        let bench = Bench::new();
+        let beside = bench.start_beside();
+        let source = volume(&bench, &beside, "pvc-source");
+        let image = bench.fill(&source, 4);
+        let made = snapshot(&bench, &beside, "snapshot-1", &source);
+        beside.kill();
+        orphan(&bench, &image, &format!("csi-snap-{}", uuid::Uuid::new_v4()));
+        // Now the snapshots alone have what was there before.
+        bench.fill(&source, 4);
+        let mut driver = bench.start();
+        bench.site.arm(&format!("kill:after:{step}"));
+        let _ = bench.delete_snapshot(&driver, &made);
+        assert!(driver.was_killed(SOON), "{step}: it was not killed");
+        bench.site.arm("");
+        let driver = bench.start();
+        goes_on(bench.delete_snapshot(&driver, &made), "delete snapshot", step);
+        goes_on(bench.delete(&driver, &source), "delete", step);
+        bench.wait_until_empty_for(step, SOON * 2);
+    }
+}
+
+#[test]
+fn a_snapshot_whose_younger_one_has_no_map_is_taken_away() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let source = volume(&bench, &driver, "pvc-source");
+    let image = bench.fill(&source, 4);
+    let made = snapshot(&bench, &driver, "snapshot-1", &source);
+    orphan(&bench, &image, &format!("csi-snap-{}", uuid::Uuid::new_v4()));
+    // As a removal leaves it that stopped half-way, of a name that no chain has.
+    orphan(&bench, &image, "by-hand");
+    let id = bench.wait(bench.rados.image_id(&image)).unwrap().unwrap();
+    let header = bench.wait(bench.rados.image_header(&id, &[])).unwrap().unwrap();
+    let youngest = header.snapshots.iter().map(|snapshot| snapshot.id).max().unwrap();
+    bench.wait(bench.rados.remove("as a stop leaves it", &id.snapshot_map_object(youngest))).unwrap();
+    bench.delete_snapshot(&driver, &made).unwrap();
+    bench.wait_until("what no clone needs is gone", || bench.snapshots(&image).len() == 1);
+    bench.delete(&driver, &source).unwrap();
+    bench.wait_until_empty("at the end");
+}
+
 #[test]
 fn a_snapshot_that_no_clone_needs_is_taken_from_a_living_volume() {
     let bench = Bench::new();
     let driver = bench.start();
     let source = volume(&bench, &driver, "pvc-source");
     let image = image_of(&source);
-    let id = bench.wait(bench.rados.image_id(&image)).unwrap().unwrap();
     let made = snapshot(&bench, &driver, "snapshot-1", &source);
-    // What a stop inside of librbd's removal of the last clone leaves; and the same by hand.
-    let left = format!("csi-snap-{}", uuid::Uuid::new_v4());
-    for name in [left.as_str(), "by-hand"] {
-        bench.cluster().rbd(&["snap", "create", "--no-progress", &format!("{image}@{name}")]);
-        let header = bench.wait(bench.rados.image_header(&id, &[])).unwrap().unwrap();
-        let snapshot = header.snapshots.iter().find(|snapshot| snapshot.name == name).unwrap();
-        bench.wait(bench.rados.trash_snapshot(&id, snapshot.id)).unwrap();
-    }
+    orphan(&bench, &image, &format!("csi-snap-{}", uuid::Uuid::new_v4()));
+    // The same by hand.
+    orphan(&bench, &image, "by-hand");
     assert_eq!(bench.snapshots(&image).len(), 3);
     bench.delete_snapshot(&driver, &made).unwrap();
     let until = Instant::now() + SOON;

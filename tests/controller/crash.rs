@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::support::bench::Bench;
 use crate::support::driver::Driver;
+use crate::support::random::{self, Random};
 
 const NAME: &str = "pvc-crash";
 const KILLED: Duration = Duration::from_secs(15);
@@ -38,32 +39,14 @@ pub enum Points {
 
 impl Points {
     /// A sample, drawn anew in each run unless `SWEEP_SEED` says which; all with `SWEEP=full`.
-    // The seed is what a failed run is drawn again by.
-    #[allow(clippy::print_stdout)]
     pub fn sample() -> Self {
-        if std::env::var("SWEEP").is_ok_and(|value| value == "full") {
-            return Self::All;
-        }
-        let seed = std::env::var("SWEEP_SEED").ok().and_then(|seed| seed.parse().ok());
-        let now = || std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u64 % 1_000_000;
-        let seed = seed.unwrap_or_else(now);
-        println!("a sample of the sweep: SWEEP_SEED={seed}");
-        Self::Some(SAMPLE, seed)
+        if random::full() { Self::All } else { Self::Some(SAMPLE, random::seed("a sample of the sweep")) }
     }
 
     fn of(&self, points: usize) -> Vec<usize> {
         let Self::Some(count, seed) = self else { return (0..points).collect() };
-        // xorshift64*, enough to draw without order.
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut left: Vec<usize> = (0..points).collect();
-        let mut drawn = Vec::new();
-        while drawn.len() < *count && !left.is_empty() {
-            state ^= state >> 12;
-            state ^= state << 25;
-            state ^= state >> 27;
-            let number = state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-            drawn.push(left.swap_remove(number as usize % left.len()));
-        }
+        let mut drawn = Random::new(*seed).shuffled((0..points).collect());
+        drawn.truncate(*count);
         drawn.sort_unstable();
         drawn
     }

@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use rbd_csi::csi::proto;
+use tonic::Code;
 
-use crate::support::bench::Bench;
+use crate::support::bench::{Bench, SOON};
 use crate::support::driver::{self, Driver};
 use crate::support::lab::Stopped;
+use crate::support::snapshots::Of;
 
 const NAME: &str = "pvc-race";
 
@@ -120,4 +122,60 @@ fn a_creator_that_stops_while_its_volume_is_deleted_takes_its_image_back() {
     for step in ["rbd_create4", "metadata set", "journal complete"] {
         stopped_at(step, Meanwhile::Delete);
     }
+}
+
+/// A volume that goes while another controller begins a snapshot or a clone of it: the beginning
+/// stands on an image that lies in the trash by then.
+#[test]
+fn a_source_that_goes_while_something_of_it_is_begun_goes_to_the_last_object() {
+    let bench = Bench::new();
+    let slow = bench.site.controller_at(bench.lab, "a.sock");
+    let other = bench.start_beside();
+    type Begin = fn(&Bench, &Driver, &str) -> Result<(), tonic::Status>;
+    let begins: [(&str, Begin); 2] = [
+        ("snapshot", |bench, driver, id| bench.snapshot(driver, "snapshot-1", id).map(drop)),
+        ("clone", |bench, driver, id| bench.create_of(driver, "pvc-clone", Of::Volume(id)).map(drop)),
+    ];
+    for (at, begin) in begins {
+        let id = create_until_ok(&bench, &other, at);
+        // With that the image waits in the trash.
+        let kept = bench.snapshot(&other, "snapshot-kept", &id).unwrap().snapshot_id;
+        bench.site.arm("delay=1500:before:rbd_open_by_id");
+        std::thread::scope(|scope| {
+            let late = scope.spawn(|| begin(&bench, &slow, &id));
+            bench.wait_until("it is about to begin", || {
+                bench.site.steps().iter().any(|step| step.starts_with("rbd_open_by_id"))
+            });
+            bench.delete(&other, &id).unwrap();
+            let status = late.join().unwrap().unwrap_err();
+            assert!([Code::Unavailable, Code::NotFound].contains(&status.code()), "{at}: {status}");
+        });
+        bench.site.arm("");
+        assert_eq!(begin(&bench, &slow, &id).unwrap_err().code(), Code::NotFound, "{at}");
+        bench.delete_snapshot(&other, &kept).unwrap();
+        bench.wait_until_empty_for(at, SOON * 2);
+    }
+}
+
+/// Two who delete one volume: the slow one is about to move the image to the trash when the other
+/// has moved and purged it.
+#[test]
+fn an_image_that_another_has_purged_meanwhile_is_not_put_into_the_trash_again() {
+    let bench = Bench::new();
+    let slow = bench.site.controller_at(bench.lab, "a.sock");
+    let other = bench.start_beside();
+    let id = create_until_ok(&bench, &other, "at the beginning");
+    bench.site.arm("delay=1500:before:trash add");
+    std::thread::scope(|scope| {
+        let late = scope.spawn(|| bench.delete(&slow, &id));
+        bench.wait_until("it is about to move the image", || {
+            bench.site.steps().iter().any(|step| step.starts_with("trash add"))
+        });
+        let stopped = Stopped::new(Pid::from_raw(i32::try_from(slow.pid()).unwrap()));
+        bench.delete(&other, &id).unwrap();
+        bench.wait_until_empty("the other has purged it");
+        drop(stopped);
+        late.join().unwrap().unwrap();
+    });
+    bench.wait_until_empty("after both");
 }

@@ -251,27 +251,6 @@ fn volumes_of_snapshots_go_to_other_pools_with_other_features() {
 }
 
 #[test]
-fn a_family_is_deleted_in_any_order() {
-    let bench = Bench::new();
-    let driver = bench.start();
-    for order in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 1, 3], [1, 3, 0, 4, 2]] {
-        let (first, _) = volume(&bench, &driver, "pvc-1", &[]);
-        let one = bench.snapshot(&driver, "snapshot-1", &first).unwrap().snapshot_id;
-        let second = bench.create_of(&driver, "pvc-2", Of::Snapshot(&one)).unwrap().volume_id;
-        let two = bench.snapshot(&driver, "snapshot-2", &second).unwrap().snapshot_id;
-        let third = bench.create_of(&driver, "pvc-3", Of::Volume(&second)).unwrap().volume_id;
-        let family = [(&first, false), (&one, true), (&second, false), (&two, true), (&third, false)];
-        for member in order {
-            match family[member] {
-                (id, true) => bench.delete_snapshot(&driver, id).unwrap(),
-                (id, false) => bench.delete(&driver, id).unwrap(),
-            }
-        }
-        bench.wait_until_empty(&format!("deleted in the order {order:?}"));
-    }
-}
-
-#[test]
 fn clones_need_no_setting_of_the_cluster() {
     let bench = Bench::new();
     let cluster = bench.cluster();

@@ -4,10 +4,14 @@
 //! What a reader gets wrong: these sweeps draw a sample of the calls anew in each run, and
 //! print their seed; `SWEEP=full` runs all of them (`make soak`).
 
+use std::time::{Duration, Instant};
+
+use tonic::Code;
+
 use crate::crash::{Points, goes_on, sweep_at};
-use crate::support::bench::Bench;
+use crate::support::bench::{Bench, SOON};
 use crate::support::driver::Driver;
-use crate::support::snapshots::Of;
+use crate::support::snapshots::{Of, image_of};
 
 const SOURCE: &str = "pvc-source";
 
@@ -83,8 +87,80 @@ fn a_snapshot_that_is_given_up_goes_with_its_volume() {
             match bench.snapshot(driver, "snapshot-1", &source) {
                 // It was complete.
                 Ok(made) => delete_all(bench, driver, &[made.snapshot_id], &[], at),
-                Err(status) => assert_eq!(status.code(), tonic::Code::NotFound, "{at}: {status}"),
+                Err(status) => assert_eq!(status.code(), Code::NotFound, "{at}: {status}"),
             }
+        },
+    );
+}
+
+/// The calls of one CreateVolume from a snapshot.
+fn steps_of_restore(bench: &Bench) -> Vec<String> {
+    let snapshot = snapshot_of_source(bench);
+    let of = Of::Snapshot(&snapshot);
+    let steps = steps_of(bench, |driver| drop(bench.create_of(driver, "pvc-restored", of).unwrap()));
+    let driver = bench.start_beside();
+    let made = bench.create_of(&driver, "pvc-restored", of).unwrap().volume_id;
+    let source = source(bench);
+    delete_all(bench, &driver, &[snapshot], &[source, made], "after the trace");
+    bench.wait_until_empty("after the trace");
+    steps
+}
+
+/// The calls of one CreateVolume from a volume.
+fn steps_of_clone(bench: &Bench) -> Vec<String> {
+    let source = source(bench);
+    let of = Of::Volume(&source);
+    let steps = steps_of(bench, |driver| drop(bench.create_of(driver, "pvc-clone", of).unwrap()));
+    let driver = bench.start_beside();
+    let made = bench.create_of(&driver, "pvc-clone", of).unwrap().volume_id;
+    delete_all(bench, &driver, &[], &[source, made], "after the trace");
+    bench.wait_until_empty("after the trace");
+    steps
+}
+
+/// The CO asks once more for what is made of something that is gone: it was complete, or the
+/// answer is final, and the CO forgets it.
+fn given_up(bench: &Bench, driver: &Driver, name: &str, of: Of<'_>, at: &str) {
+    // What the dead client has open is open for 30 s.
+    let until = Instant::now() + SOON * 2;
+    loop {
+        match bench.create_of(driver, name, of) {
+            Ok(made) => return delete_all(bench, driver, &[], &[made.volume_id], at),
+            Err(status) if status.code() == Code::NotFound => return,
+            Err(status) => {
+                let again = [Code::Unavailable, Code::Aborted].contains(&status.code());
+                assert!(again && Instant::now() < until, "{at}: {status}");
+            }
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn a_restore_whose_snapshot_went_meanwhile_leaves_nothing() {
+    sweep_at(
+        Points::sample(),
+        steps_of_restore,
+        snapshot_of_source,
+        |bench, driver, snapshot| drop(bench.create_of(driver, "pvc-restored", Of::Snapshot(snapshot))),
+        |bench, driver, snapshot, at| {
+            let source = source(bench);
+            delete_all(bench, driver, std::slice::from_ref(&snapshot), &[source], at);
+            given_up(bench, driver, "pvc-restored", Of::Snapshot(&snapshot), at);
+        },
+    );
+}
+
+#[test]
+fn a_clone_whose_source_went_meanwhile_leaves_nothing() {
+    sweep_at(
+        Points::sample(),
+        steps_of_clone,
+        source,
+        |bench, driver, source| drop(bench.create_of(driver, "pvc-clone", Of::Volume(source))),
+        |bench, driver, source, at| {
+            delete_all(bench, driver, &[], std::slice::from_ref(&source), at);
+            given_up(bench, driver, "pvc-clone", Of::Volume(&source), at);
         },
     );
 }
@@ -93,17 +169,7 @@ fn a_snapshot_that_is_given_up_goes_with_its_volume() {
 fn a_restore_killed_at_any_call_is_made_once() {
     sweep_at(
         Points::sample(),
-        |bench| {
-            let snapshot = snapshot_of_source(bench);
-            let of = Of::Snapshot(&snapshot);
-            let steps = steps_of(bench, |driver| drop(bench.create_of(driver, "pvc-restored", of).unwrap()));
-            let driver = bench.start_beside();
-            let made = bench.create_of(&driver, "pvc-restored", of).unwrap().volume_id;
-            let source = source(bench);
-            delete_all(bench, &driver, &[snapshot], &[source, made], "after the trace");
-            bench.wait_until_empty("after the trace");
-            steps
-        },
+        steps_of_restore,
         snapshot_of_source,
         |bench, driver, snapshot| drop(bench.create_of(driver, "pvc-restored", Of::Snapshot(snapshot))),
         |bench, driver, snapshot, at| {
@@ -121,16 +187,7 @@ fn a_restore_killed_at_any_call_is_made_once() {
 fn a_clone_killed_at_any_call_is_made_once() {
     sweep_at(
         Points::sample(),
-        |bench| {
-            let source = source(bench);
-            let of = Of::Volume(&source);
-            let steps = steps_of(bench, |driver| drop(bench.create_of(driver, "pvc-clone", of).unwrap()));
-            let driver = bench.start_beside();
-            let made = bench.create_of(&driver, "pvc-clone", of).unwrap().volume_id;
-            delete_all(bench, &driver, &[], &[source, made], "after the trace");
-            bench.wait_until_empty("after the trace");
-            steps
-        },
+        steps_of_clone,
         source,
         |bench, driver, source| drop(bench.create_of(driver, "pvc-clone", Of::Volume(source))),
         |bench, driver, source, at| {
@@ -141,4 +198,46 @@ fn a_clone_killed_at_any_call_is_made_once() {
             delete_all(bench, driver, &[], &[source, made.volume_id], at);
         },
     );
+}
+
+/// What a stop inside of librbd's snapshot leaves: an entry, the snapshot of the source, and no
+/// object map of that.
+fn snapshot_without_map(bench: &Bench, source: &str, mark: &str) {
+    let image = image_of(source);
+    let id = bench.wait(bench.rados.image_id(&image)).unwrap().unwrap();
+    bench.cluster().rbd(&["snap", "create", "--no-progress", &format!("{image}@{mark}")]);
+    let header = bench.wait(bench.rados.image_header(&id, &[])).unwrap().unwrap();
+    let map = id.snapshot_map_object(header.snapshots[0].id);
+    bench.wait(bench.rados.remove("as a stop leaves it", &map)).unwrap();
+}
+
+#[test]
+fn a_snapshot_that_stopped_before_its_object_map_is_taken_anew() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let source = source(&bench);
+    let uuid = uuid::Uuid::new_v4().to_string();
+    let image = format!("csi-snap-{uuid}");
+    let of = image_of(&source);
+    let entry =
+        [("csi.snapname", "snapshot-1"), ("csi.imagename", image.as_str()), ("csi.source", of.as_str())];
+    bench.set_keys(&format!("csi.snap.{uuid}"), &entry);
+    bench.set_keys("csi.snaps.default", &[("csi.snap.snapshot-1", &uuid)]);
+    snapshot_without_map(&bench, &source, &image);
+    let made = bench.snapshot(&driver, "snapshot-1", &source).unwrap().snapshot_id;
+    assert!(made.ends_with(&uuid), "{made}");
+    delete_all(&bench, &driver, &[made], &[], "of the snapshot");
+    bench.wait_until("the snapshot is gone", || bench.images().len() == 1);
+
+    let uuid = uuid::Uuid::new_v4().to_string();
+    let image = format!("csi-vol-{uuid}");
+    let entry = [("csi.volname", "pvc-clone"), ("csi.imagename", image.as_str())];
+    bench.set_keys(&format!("csi.volume.{uuid}"), &entry);
+    bench.set_keys("csi.volumes.default", &[("csi.volume.pvc-clone", &uuid)]);
+    bench.wait_until("the source has no snapshot", || bench.snapshots(&of).is_empty());
+    snapshot_without_map(&bench, &source, &format!("{image}-temp"));
+    let made = bench.create_of(&driver, "pvc-clone", Of::Volume(&source)).unwrap().volume_id;
+    assert!(made.ends_with(&uuid), "{made}");
+    delete_all(&bench, &driver, &[], &[source, made], "at the end");
+    bench.wait_until_empty("at the end");
 }

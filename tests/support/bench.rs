@@ -81,6 +81,11 @@ impl Bench {
         self.site.controller_without_faults(self.lab, "beside.sock")
     }
 
+    /// Another pool, seen by the test's own client.
+    pub fn pool(&self, name: &str) -> Pool {
+        self.wait(self.rados.connection().pool(name, "")).unwrap()
+    }
+
     /// Waits for something of the test's own client.
     pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)

@@ -9,6 +9,7 @@
 pub mod bench;
 pub mod driver;
 pub mod fixture;
+pub mod fleet;
 pub mod inside;
 pub mod lab;
 pub mod lonely;
@@ -16,7 +17,9 @@ pub mod memory;
 pub mod ops;
 pub mod page;
 pub mod pool;
+pub mod random;
 pub mod requests;
 pub mod snapshots;
 pub mod spy;
 pub mod volume;
+pub mod whole;

@@ -14,6 +14,7 @@
 pub mod clone;
 mod compare;
 pub mod content;
+pub mod given_up;
 mod image;
 pub mod leftover;
 

@@ -166,7 +166,7 @@ impl Attempt<'_> {
         for snapshot in &header.snapshots {
             match &snapshot.kind {
                 SnapshotKind::Trash(_) => {}
-                SnapshotKind::User if self.record().own_snapshot() == Some(&snapshot.name) => {
+                SnapshotKind::User if self.is_driver_s(&snapshot.name) => {
                     // librbd removes it with the image, or with its last clone.
                     self.pool.trash_snapshot(self.id, snapshot.id).await?;
                 }
@@ -182,6 +182,13 @@ impl Attempt<'_> {
             return Ok(Some(Outcome::Later(Wait::Clones, text)));
         }
         self.locked_by_the_dead(header).await
+    }
+
+    /// Whether a snapshot is the image's own, or what another controller has begun a snapshot or a
+    /// clone with while the image went to the trash: nobody can go on with that, since an
+    /// image in the trash cannot be cloned.
+    fn is_driver_s(&self, snapshot: &str) -> bool {
+        self.record().own_snapshot() == Some(snapshot) || parent::is_of_chain(snapshot, self.record())
     }
 
     /// librbd would take the lock of the image, and of its parent when this is the last clone of a

@@ -336,7 +336,7 @@ impl Deletion<'_> {
 }
 
 /// What stands beside a volume that was cloned from another.
-fn temp_name(image: &str) -> String {
+pub(super) fn temp_name(image: &str) -> String {
     format!("{image}-temp")
 }
 

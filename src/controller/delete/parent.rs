@@ -96,7 +96,7 @@ async fn remove_orphans(
 }
 
 /// Whether a name is of the kind that this chain's images have.
-fn is_of_chain(name: &str, child: &Record) -> bool {
+pub(super) fn is_of_chain(name: &str, child: &Record) -> bool {
     name == child.image || prefix_of(name).is_some_and(|prefix| is_prefix_of_chain(&prefix, child))
 }
 

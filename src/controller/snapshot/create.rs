@@ -6,8 +6,8 @@ use crate::controller::Controller;
 use crate::controller::change::depth;
 use crate::controller::create::clone;
 use crate::controller::create::content::{Lookup, require_layering};
+use crate::controller::create::given_up::GivenUp;
 use crate::controller::create::leftover;
-use crate::controller::delete::discard::Discard;
 use crate::controller::reach::Reach;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::VolumeId;
@@ -124,38 +124,16 @@ impl Making<'_> {
         Err(Error::new(Kind::Unavailable, text))
     }
 
-    /// Takes back what an earlier try has left of a snapshot of this source: its image, and its
-    /// reservation. The source's deletion has seen to the snapshot that it had.
+    /// Takes back what an earlier try has left of a snapshot of this source.
     async fn give_up(&self) -> Result<()> {
-        let name = &self.request.name;
-        self.journal.forget_intent(name).await?;
-        let Some(entry) = self.journal.find(name).await?.filter(|entry| entry.image_id.is_none()) else {
-            return Ok(());
+        let given_up = GivenUp {
+            name: &self.request.name,
+            journal: self.journal,
+            creator: &self.controller.creator,
+            purger: &self.controller.purger,
+            progress: self.progress,
         };
-        if self.compare(&entry).is_err() {
-            return Ok(());
-        }
-        let creator = &self.controller.creator;
-        let _making = creator.begin(entry.uuid)?;
-        let reservation = Reservation::of(entry.clone());
-        if !self.journal.claim(&reservation, creator, self.progress).await? {
-            return Ok(());
-        }
-        let (pool, image) = (self.pool(), self.image_name(&entry));
-        let header = match pool.image_id(&image).await? {
-            Some(id) => pool.image_header(&id, &[]).await?.map(|header| (id, header)),
-            None => None,
-        };
-        match &header {
-            Some((id, header)) if header.parent.is_some() => {
-                let header = Some(header);
-                let discard =
-                    Discard { journal: self.journal, pool, name: &image, id, header, entry: &entry };
-                discard.run(&self.controller.purger).await?;
-            }
-            _ => leftover::clear(pool, &image, leftover::Origin::Blank, self.progress).await?,
-        }
-        self.journal.retract(entry.uuid, &entry.name).await
+        given_up.take_back(|entry| self.compare(entry).is_ok(), |entry| vec![self.image_name(entry)]).await
     }
 
     fn pool(&self) -> &Pool {

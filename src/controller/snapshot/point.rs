@@ -135,8 +135,14 @@ impl Point<'_> {
     /// Step 1; one that an earlier try has made is taken.
     async fn mark(&self, fresh: bool) -> Result<Snapshot> {
         let mark = match if fresh { None } else { self.standing_mark().await? } {
-            Some(mark) => mark,
-            None => self.take_mark().await?,
+            Some(mark) if mark.children > 0 || self.has_map(&mark).await? => mark,
+            found => {
+                if let Some(mark) = found {
+                    // Nobody was told of that moment yet, so a later one will do.
+                    self.remove_mark(&mark).await?;
+                }
+                self.take_mark().await?
+            }
         };
         if flatten::is_blind(&self.source.header)
             && let Err(error) = self.refuse_unseen(&mark).await
@@ -195,6 +201,20 @@ impl Point<'_> {
             let text = format!("the snapshot of {} vanished right after it was taken", pool.describe(name));
             Error::new(Kind::Unavailable, text)
         })
+    }
+
+    /// Whether a snapshot of the source has its object map, if it needs one. librbd writes it after
+    /// the snapshot; a stop in between leaves one that cannot be opened by those who only read, and
+    /// so never be cloned.
+    async fn has_map(&self, mark: &Snapshot) -> Result<bool> {
+        let Source { pool, id, header, .. } = self.source;
+        if !header.features.contains(Features::OBJECT_MAP) {
+            return Ok(true);
+        }
+        match pool.stat("snapshot object map", &id.snapshot_map_object(mark.id)).await {
+            Err(error) if error.is(libc::ENOENT) => Ok(false),
+            found => Ok(found.map(|_| true)?),
+        }
     }
 
     fn not_taken(&self, error: CephError) -> Error {

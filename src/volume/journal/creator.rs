@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::{Journal, Reservation};
+use super::{IMAGE_ID, Journal, Reservation};
 use crate::ceph::lock::{self, Holder};
 use crate::ceph::{CephError, Connection, WriteOp};
 use crate::volume::error::{Error, Kind, Result};
@@ -130,8 +130,11 @@ impl Journal {
         let since = Instant::now();
         creator.know(self.pool.connection());
         loop {
-            let op =
-                WriteOp::new().assert_exists().omap_equals(self.collection.name_key(), entry.name.as_bytes());
+            // Without the second comparison the lock would stay on an entry that is complete.
+            let op = WriteOp::new()
+                .assert_exists()
+                .omap_equals(self.collection.name_key(), entry.name.as_bytes())
+                .omap_equals(IMAGE_ID, b"");
             match self.pool.write("journal claim", &object, creator.lock(op)).await {
                 Ok(()) => return self.unfinished(reservation).await,
                 Err(error) if error.is(libc::ENOENT) || error.is(libc::ECANCELED) => return Ok(false),
