@@ -328,6 +328,36 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// A snapshot of what was restored is that, with what its own pod wrote; also after images
+    /// below it were flattened, and the restored volume and its snapshot are gone.
+    fn generations(&mut self, round: u64) {
+        let (world, own, offset) = (self.world, 1000 + round, self.still[0] - STILL);
+        let (restored, snapshot, bounds) = self.moment(round, Way::Snapshot, self.size);
+        world.enter(&restored);
+        let held = Held { torn: false, ..self.check(round, &restored, bounds) };
+        self.mouth.write_still(&restored.target, own, offset);
+        // So late that the node has mapped the further volume by then.
+        let flatten = |nth: u64| format!("delay=8000:before:rbd_flatten_with_progress#{nth}");
+        world.bench.site.arm(&format!("{};{}", flatten(1), flatten(2)));
+        let second = world.snapshot("further", &restored);
+        let volume = world.restore("further", &second, self.size);
+        world.enter(&volume);
+        assert_eq!(self.mouth.held(&volume.target), held, "{round}");
+        world.bench.wait_until("flattened", || {
+            let keys = world.bench.keys("csi.volumes.default");
+            !keys.keys().any(|key| key.starts_with("rbd-csi.flatten."))
+        });
+        world.leave(&restored);
+        world.delete(&restored);
+        for snapshot in snapshot.iter().chain([&second]) {
+            world.delete_snapshot(snapshot);
+        }
+        assert_eq!(self.mouth.held(&volume.target), held, "{round}, after the flatten");
+        assert!(self.mouth.has_still(&volume.target, own, offset), "{round}");
+        world.leave(&volume);
+        world.delete(&volume);
+    }
+
     /// The source has all that was ever written to it.
     fn end(mut self) {
         self.mouth.stop();
@@ -359,6 +389,17 @@ fn moments_of(kind: Kind) {
     println!("{kind:?}: {:?} in all", since.elapsed());
     world.print_times();
     assert_eq!(world.node().shell("ls /sys/bus/rbd/devices | wc -l"), "0");
+}
+
+#[test]
+fn what_was_restored_is_a_source_as_good_as_any() {
+    let world = World::new(Kind::Block);
+    let mut source = Source::start(&world);
+    for round in 0..2 {
+        source.generations(round);
+    }
+    source.end();
+    world.bench.wait_until_empty("at the end");
 }
 
 #[test]
