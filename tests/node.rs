@@ -63,6 +63,7 @@ runs_inside!(
     refusals::what_is_not_the_volumes_is_not_touched,
     refusals::who_uses_it_is_named,
     restored::restored_volumes_are_as_large_as_their_image_and_live_beside_their_source,
+    restored::what_grew_when_it_was_staged_can_be_snapshotted_at_once,
     restored::what_was_snapshotted_before_its_first_pod_is_formatted_at_its_own,
     restored::a_volume_is_flattened_under_its_writer,
     takeover::what_ceph_csi_staged_is_taken_over,

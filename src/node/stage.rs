@@ -270,8 +270,29 @@ impl Staging {
             && options.flags & libc::MS_RDONLY == 0
         {
             self.grow(kind, &device, progress).await?;
+            if kind == FsKind::Xfs {
+                self.write_new_size(&device, &options, progress).await?;
+            }
         }
         Ok(Mounted::Yes)
+    }
+
+    /// XFS keeps its new size in the journal alone until it has time, half a minute. Kernels
+    /// such as 6.1 cannot replay what lies beyond the old size: until then a snapshot, or the
+    /// node's death, makes a file system that is never mounted again. Unmounting writes it.
+    async fn write_new_size(&self, device: &Path, options: &MountOptions, progress: &Progress) -> Result<()> {
+        let entry = &self.place.entry;
+        progress.step(format!("mounting {} at {} again", device.display(), entry.display()));
+        match mount::unmount(entry, LONGEST).await {
+            // Somebody looks into it; nobody writes yet.
+            Err(error) if error.is(libc::EBUSY) => {
+                tracing::warn!(volume = self.place.volume_id, %error, "the grown file system is not written out yet");
+                return Ok(());
+            }
+            unmounted => unmounted?,
+        };
+        let mounted = mount::mount(device, entry, FsKind::Xfs.name(), options, LONGEST).await;
+        mounted.map_err(|error| explain(error, FsKind::Xfs, false))
     }
 
     async fn make_entry(&self, make: fn(&Path, u32) -> crate::host::Result<bool>, mode: u32) -> Result<()> {

@@ -92,6 +92,35 @@ fn restored_volumes_are_as_large_as_their_image_and_live_beside_their_source() {
     }
 }
 
+/// An XFS has its new size in the journal alone for a while, and older kernels cannot replay
+/// what lies beyond the old one.
+#[test]
+#[ignore = "runs inside a node"]
+fn what_grew_when_it_was_staged_can_be_snapshotted_at_once() {
+    let driver = Driver::start();
+    for (fs_type, mib) in [("ext4", 64), ("xfs", 320)] {
+        let (source, capability) = (driver.create(mib), file_system(fs_type));
+        driver.stage(&source, &capability).unwrap();
+        driver.unstage(&source).unwrap();
+        let larger = restore(&driver, &snapshot(&source), mib + 256);
+        driver.stage(&larger, &capability).unwrap();
+        // Each folder goes into the next of the file system's parts, old and new.
+        let entry = larger.entry();
+        run(&format!(
+            "cd {0}; for i in $(seq 40); do mkdir $i; echo x >$i/file; done; echo content >file; sync -f {0}",
+            entry.display()
+        ));
+        let restored = restore(&driver, &snapshot(&larger), mib + 256);
+        driver.stage(&restored, &capability).unwrap_or_else(|error| panic!("{fs_type}: {error}"));
+        reads(&restored, "content\n");
+        assert_eq!(run(&format!("cat {}/*/file | wc -l", restored.entry().display())), "40");
+        for volume in [&larger, &restored] {
+            driver.unstage(volume).unwrap();
+            volume.is_gone();
+        }
+    }
+}
+
 /// A claim that is snapshotted before its first pod, and what is restored from that.
 #[test]
 #[ignore = "runs inside a node"]
