@@ -72,6 +72,8 @@ mgr_data = $dir/mgr
 osd_data = $dir/osd
 osd_objectstore = memstore
 memstore_device_bytes = 4294967296
+# The OSD takes its memory for a spinning disk, and would rest 5 s between two objects of a removed snapshot.
+osd_snap_trim_sleep_hdd = 0
 # Off, so that a stopped OSD writes its memory to its folder and ceph_start finds it.
 osd_fast_shutdown = false
 CONF
