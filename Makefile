@@ -31,8 +31,8 @@ demo: ## the driver's whole job on a real Ceph and a real krbd node, with commen
 test: setup ## all tests, on a real Ceph and real krbd nodes
 	@scripts/test
 
-soak: setup ## the controller's tests with every kill of every sweep, not a sample (an hour)
-	@SWEEP=full scripts/test controller
+soak: setup ## the tests with every kill, order and round, not a sample (two hours)
+	@SWEEP=full scripts/test controller plugin moments
 
 check: setup format lint docs deny shellcheck dockerfile-check manifests-check test conformance ## all that CI runs
 

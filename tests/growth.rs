@@ -115,12 +115,7 @@ impl Bench {
     }
 
     fn grow(&self, driver: &Driver, id: &str, gib: i64) -> Result<i64, Status> {
-        let request = proto::ControllerExpandVolumeRequest {
-            volume_id: id.to_owned(),
-            capacity_range: Some(proto::CapacityRange { required_bytes: gib * GIB, limit_bytes: 0 }),
-            secrets: self.site.secrets.clone(),
-            volume_capability: Some(driver::mount()),
-        };
+        let request = driver::grow(&self.site, id, gib * GIB);
         let answer =
             self.runtime.block_on(async { driver.client().await.controller_expand_volume(request).await });
         answer.map(|answer| answer.into_inner().capacity_bytes)

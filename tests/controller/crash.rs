@@ -1,5 +1,6 @@
-//! The controller killed before and after every single call: nothing is lost, nothing is
-//! left over, and a repeat gives the same volume.
+//! The controller killed before and after any single call: nothing is lost, nothing is
+//! left over, and a repeat gives the same volume. A run draws a sample of the calls, `make soak`
+//! takes all.
 //!
 //! What a reader gets wrong: each kill has a driver of its own, and its call is named (the
 //! K-th of that name), since calls that run side by side change places. The kills inside librbd's calls are in `inside`.
@@ -40,7 +41,11 @@ pub enum Points {
 impl Points {
     /// A sample, drawn anew in each run unless `SWEEP_SEED` says which; all with `SWEEP=full`.
     pub fn sample() -> Self {
-        if random::full() { Self::All } else { Self::Some(SAMPLE, random::seed("a sample of the sweep")) }
+        Self::sample_of(SAMPLE)
+    }
+
+    fn sample_of(count: usize) -> Self {
+        if random::full() { Self::All } else { Self::Some(count, random::seed("a sample of the sweep")) }
     }
 
     fn of(&self, points: usize) -> Vec<usize> {
@@ -54,6 +59,8 @@ impl Points {
 
 /// How many kills a sample has.
 const SAMPLE: usize = 8;
+/// The same for what everything else stands on.
+const MANY: usize = 20;
 
 /// Prepares, runs `attempt` with a kill before or after a call, and then `then` with a new
 /// driver, for the points of the trace that are asked for.
@@ -89,8 +96,8 @@ pub fn sweep_at<T>(
     }
 }
 
-/// Runs `attempt` with a kill before, then after each of the steps that `trace` gives, and
-/// `then` what is to be true after it, with a new driver.
+/// Runs `attempt` with a kill before or after a step that `trace` gives, and `then` what is to be
+/// true after it, with a new driver; for a sample of the steps.
 pub fn sweep(
     trace: fn(&Bench) -> Vec<String>,
     attempt: fn(&Bench, &Driver) -> Option<String>,
@@ -99,23 +106,22 @@ pub fn sweep(
     let bench = Bench::new();
     let mut steps = trace(&bench);
     steps.retain(|step| !LOOK_UPS.iter().any(|name| step.starts_with(name)));
-    for (index, step) in steps.iter().enumerate() {
+    for point in Points::sample_of(MANY).of(steps.len() * 2) {
+        let (step, place) = (&steps[point / 2], ["before", "after"][point % 2]);
         let name = |step: &str| step.split('\t').next().unwrap().to_owned();
-        let nth = steps[..=index].iter().filter(|other| name(other) == name(step)).count();
+        let nth = steps[..=point / 2].iter().filter(|other| name(other) == name(step)).count();
         let named = format!("{}#{nth}", name(step));
-        for place in ["before", "after"] {
-            let at = format!("killed {place} {named} ({step})");
-            bench.site.arm("");
-            let mut driver = bench.start();
-            bench.site.arm(&format!("kill:{place}:{named}"));
-            let answered = attempt(&bench, &driver);
-            assert!(driver.was_killed(KILLED), "{at}: it was not killed");
-            bench.check_that_ceph_csi_could_go_on(&at);
-            bench.site.arm("");
-            let driver = bench.start();
-            then(&bench, &driver, answered, &at);
-            bench.wait_until_empty(&at);
-        }
+        let at = format!("killed {place} {named} ({step})");
+        bench.site.arm("");
+        let mut driver = bench.start();
+        bench.site.arm(&format!("kill:{place}:{named}"));
+        let answered = attempt(&bench, &driver);
+        assert!(driver.was_killed(KILLED), "{at}: it was not killed");
+        bench.check_that_ceph_csi_could_go_on(&at);
+        bench.site.arm("");
+        let driver = bench.start();
+        then(&bench, &driver, answered, &at);
+        bench.wait_until_empty(&at);
     }
 }
 

@@ -358,3 +358,13 @@ pub fn create(site: &Site, name: &str, size: i64) -> proto::CreateVolumeRequest 
 pub fn delete(site: &Site, volume_id: &str) -> proto::DeleteVolumeRequest {
     proto::DeleteVolumeRequest { volume_id: volume_id.to_owned(), secrets: site.secrets.clone() }
 }
+
+/// ControllerExpandVolume of a mounted volume.
+pub fn grow(site: &Site, volume_id: &str, size: i64) -> proto::ControllerExpandVolumeRequest {
+    proto::ControllerExpandVolumeRequest {
+        volume_id: volume_id.to_owned(),
+        capacity_range: Some(proto::CapacityRange { required_bytes: size, limit_bytes: 0 }),
+        secrets: site.secrets.clone(),
+        volume_capability: Some(mount()),
+    }
+}

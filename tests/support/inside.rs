@@ -30,9 +30,20 @@ impl<'a> Inside<'a> {
         Self { node, ..self }
     }
 
+    /// With what the sweeps of this run draw.
+    fn with_sweep(mut self) -> Self {
+        for name in ["SWEEP", "SWEEP_SEED"] {
+            if let Ok(value) = std::env::var(name) {
+                self.variables.push((name.to_owned(), value));
+            }
+        }
+        self
+    }
+
     /// With what is to be known of a cluster.
     pub fn of(self, cluster: &Cluster) -> Self {
-        self.with("LAB_MONITORS", &cluster.monitors)
+        self.with_sweep()
+            .with("LAB_MONITORS", &cluster.monitors)
             .with("LAB_FSID", &cluster.fsid)
             .with(KEY, &cluster.admin_key)
     }

@@ -41,3 +41,20 @@ pub fn unstage(volume: &proto::Volume, staging: &str) -> proto::NodeUnstageVolum
         staging_target_path: staging.to_owned(),
     }
 }
+
+/// NodeExpandVolume, as the kubelet asks for it where the volume is published.
+pub fn grow(
+    volume: &proto::Volume,
+    staging: &str,
+    target: &str,
+    size: i64,
+) -> proto::NodeExpandVolumeRequest {
+    proto::NodeExpandVolumeRequest {
+        volume_id: volume.volume_id.clone(),
+        volume_path: target.to_owned(),
+        staging_target_path: staging.to_owned(),
+        capacity_range: Some(proto::CapacityRange { required_bytes: size, limit_bytes: 0 }),
+        volume_capability: Some(mount()),
+        ..Default::default()
+    }
+}

@@ -7,7 +7,7 @@ use rbd_csi::csi::proto::volume_content_source::{SnapshotSource, Type, VolumeSou
 use tonic::Status;
 
 use super::bench::Bench;
-use super::driver::{self, Driver};
+use super::driver::{self, Driver, Site};
 
 /// What a volume is made of: a snapshot's handle, or a volume's.
 #[derive(Clone, Copy)]
@@ -27,23 +27,33 @@ impl Of<'_> {
     }
 }
 
+/// What a CreateSnapshot asks, as csi-snapshotter does.
+pub fn request(site: &Site, name: &str, volume: &str) -> proto::CreateSnapshotRequest {
+    let parameter = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    proto::CreateSnapshotRequest {
+        source_volume_id: volume.to_owned(),
+        name: name.to_owned(),
+        secrets: site.secrets.clone(),
+        parameters: [
+            parameter("clusterID", driver::CLUSTER_ID),
+            parameter("csi.storage.k8s.io/volumesnapshot/name", &format!("snap-of-{name}")),
+            parameter("csi.storage.k8s.io/volumesnapshot/namespace", "shop"),
+            parameter("csi.storage.k8s.io/volumesnapshotcontent/name", &format!("content-of-{name}")),
+        ]
+        .into(),
+        ..Default::default()
+    }
+}
+
+/// DeleteSnapshot.
+pub fn delete(site: &Site, id: &str) -> proto::DeleteSnapshotRequest {
+    proto::DeleteSnapshotRequest { snapshot_id: id.to_owned(), secrets: site.secrets.clone() }
+}
+
 impl Bench {
-    /// What a CreateSnapshot asks, as csi-snapshotter does.
+    /// What a CreateSnapshot asks.
     pub fn snapshot_request(&self, name: &str, volume: &str) -> proto::CreateSnapshotRequest {
-        let parameter = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-        proto::CreateSnapshotRequest {
-            source_volume_id: volume.to_owned(),
-            name: name.to_owned(),
-            secrets: self.site.secrets.clone(),
-            parameters: [
-                parameter("clusterID", driver::CLUSTER_ID),
-                parameter("csi.storage.k8s.io/volumesnapshot/name", &format!("snap-of-{name}")),
-                parameter("csi.storage.k8s.io/volumesnapshot/namespace", "shop"),
-                parameter("csi.storage.k8s.io/volumesnapshotcontent/name", &format!("content-of-{name}")),
-            ]
-            .into(),
-            ..Default::default()
-        }
+        request(&self.site, name, volume)
     }
 
     /// CreateSnapshot.
@@ -55,8 +65,7 @@ impl Bench {
 
     /// DeleteSnapshot.
     pub fn delete_snapshot(&self, driver: &Driver, id: &str) -> Result<(), Status> {
-        let request =
-            proto::DeleteSnapshotRequest { snapshot_id: id.to_owned(), secrets: self.site.secrets.clone() };
+        let request = delete(&self.site, id);
         self.wait(async { driver.client().await.delete_snapshot(request).await }).map(drop)
     }
 
