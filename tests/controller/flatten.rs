@@ -87,7 +87,7 @@ fn at_the_soft_limit_the_answer_does_not_wait_and_the_end_frees_the_parents() {
     let (image, before) = (chain.image(), bench.checksum(&format!("rbd/{}", chain.image())));
     bench.delete(&driver, &chain.source).unwrap();
     bench.delete_snapshot(&driver, &chain.snapshot).unwrap();
-    assert_eq!(bench.images(), [image.clone()]);
+    assert_eq!(bench.images(), std::slice::from_ref(&image));
     bench.site.arm("delay=2000:before:rbd_flatten_with_progress");
     let made = bench.snapshot(&driver, "snapshot-2", &chain.restored).unwrap().snapshot_id;
     assert!(has_parent(&bench, &image), "the answer waited for the flatten");
