@@ -220,6 +220,12 @@ impl Controller {
         if complete.is_some() {
             return Ok((content, None));
         }
+        if let Content::Volume { image, .. } | Content::Snapshot { image, .. } = &content
+            && image.pool.id() != journal.pool().id()
+        {
+            // Flattens that are recorded in the source's pool go on.
+            self.open_journal(&image.pool, Collection::Volumes, reach);
+        }
         let look = depth::Look { controller: self, reach, progress };
         let deep = match &content {
             Content::Volume { image, .. } => look.before_snapshot(image).await?,

@@ -5,7 +5,6 @@
 //! more than 510 snapshots. At the soft limit a flatten begins in the background and the call
 //! goes on; at the hard one the call is told to come back.
 
-use crate::ceph::Child;
 use crate::controller::Controller;
 use crate::controller::change::flatten::{Flattener, Need, Target, is_blind};
 use crate::controller::reach::Reach;
@@ -55,10 +54,10 @@ impl Look<'_> {
     /// flattened afterwards.
     ///
     /// # Errors
-    /// [`Kind::Busy`] with how far the flatten is that has to come first; [`Kind::NoSpace`]
-    /// when the image has too many snapshots; what Ceph answers.
+    /// [`Kind::Busy`] with how far the flatten is that has to come first, or when the image has too
+    /// many snapshots; what Ceph answers.
     pub async fn before_snapshot(&self, image: &Source) -> Result<Option<Target>> {
-        self.snapshots(image).await?;
+        self.snapshots(image)?;
         refuse_blind(&self.controller.flattener, image).await?;
         self.depth(image, ABOVE_A_VOLUME).await
     }
@@ -94,21 +93,16 @@ impl Look<'_> {
         Err(Error::new(Kind::Busy, text))
     }
 
-    async fn snapshots(&self, image: &Source) -> Result<()> {
+    fn snapshots(&self, image: &Source) -> Result<()> {
         let limits = &self.controller.options.clone_limits;
         let has = image.header.snapshots.len();
         if has <= limits.many_snapshots {
             return Ok(());
         }
         let full = has > limits.most_snapshots;
-        let surplus = if full { usize::MAX } else { has - limits.many_snapshots };
-        for (name, child) in self.clones(image).await?.into_iter().take(surplus) {
-            let pools = image.pool.connection();
-            let Some(pool) = pools.pool_by_id(child.pool_id, &child.namespace).await? else { continue };
-            let target = Target { pool, id: child.image_id, name };
-            let need = if full { Need::Hard } else { Need::Soft };
-            self.controller.flattener.start(self.reach, target, need).await?;
-        }
+        let target = Target { pool: image.pool.clone(), id: image.id.clone(), name: image.name.clone() };
+        let need = if full { Need::Hard } else { Need::Soft };
+        self.controller.flattener.thin_out(self.reach, target, has - limits.many_snapshots, need);
         if !full {
             return Ok(());
         }
@@ -118,24 +112,7 @@ impl Look<'_> {
             image.pool.describe(&image.name),
             limits.most_snapshots
         );
-        Err(Error::new(Kind::NoSpace, text))
-    }
-
-    /// The clones of an image, those beside cloned volumes (`-temp`) first: nobody restores them.
-    async fn clones(&self, image: &Source) -> Result<Vec<(String, Child)>> {
-        let mut named = Vec::new();
-        for child in image.pool.children_of(&image.id, None).await? {
-            let Some(pool) = image.pool.connection().pool_by_id(child.pool_id, &child.namespace).await?
-            else {
-                continue;
-            };
-            // One without a name is in the trash, and goes with its purge.
-            if let Some(name) = pool.directory_name(&child.image_id).await? {
-                named.push((name, child));
-            }
-        }
-        named.sort_by_key(|(name, child)| (!name.ends_with("-temp"), child.snap_id));
-        Ok(named)
+        Err(Error::new(Kind::Busy, text))
     }
 }
 
@@ -144,8 +121,8 @@ impl Look<'_> {
 /// # Errors
 /// [`Kind::Busy`] with how far that flatten is; what Ceph answers.
 pub async fn refuse_blind(flattener: &Flattener, image: &Source) -> Result<()> {
-    let parent = image.header.parent.as_ref().or(image.header.parent_of_snapshots.as_ref());
-    if parent.is_none() || !is_blind(&image.header) {
+    // One that has lost its parent waits for its clones only: a snapshot of it has no parent either.
+    if image.header.parent.is_none() || !is_blind(&image.header) {
         return Ok(());
     }
     let Some(far) = flattener.under_way(&image.pool, &image.id).await? else { return Ok(()) };

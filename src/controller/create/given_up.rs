@@ -6,7 +6,7 @@
 use super::leftover;
 use crate::controller::delete::discard::Discard;
 use crate::controller::delete::purge::Purger;
-use crate::volume::error::Result;
+use crate::volume::error::{Error, Kind, Result};
 use crate::volume::journal::creator::Creator;
 use crate::volume::journal::{Entry, Journal, Reservation};
 use crate::volume::operation::Progress;
@@ -42,7 +42,11 @@ impl GivenUp<'_> {
         let _making = self.creator.begin(entry.uuid)?;
         let reservation = Reservation::of(entry.clone());
         if !self.journal.claim(&reservation, self.creator, self.progress).await? {
-            return Ok(());
+            let text = format!(
+                "{} was finished or given up by another while it was looked at; call again",
+                self.name
+            );
+            return Err(Error::new(Kind::Busy, text));
         }
         for image in images(&entry) {
             self.remove(&entry, &image).await?;

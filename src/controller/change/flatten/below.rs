@@ -3,14 +3,31 @@
 use super::Target;
 use crate::ceph::{Header, ImageId, Pool, SnapshotKind};
 use crate::volume::error::Result;
+use crate::volume::journal::{Collection, Journal};
 
-/// All volumes below an image; not what keeps a point in time, which nobody maps, nor what lies in
-/// the trash. Three operations for each image below.
+/// What hangs below an image; not what keeps a point in time, which nobody maps, nor what lies in
+/// the trash.
+#[derive(Debug, Default)]
+pub struct Below {
+    /// Volumes that are complete.
+    pub volumes: Vec<Target>,
+    /// Volumes that a call is making, or has begun to make.
+    pub in_the_making: Vec<Target>,
+}
+
+impl Below {
+    /// Whether no volume is below.
+    pub fn is_empty(&self) -> bool {
+        self.volumes.is_empty() && self.in_the_making.is_empty()
+    }
+}
+
+/// Looks; four operations for each image below.
 ///
 /// # Errors
 /// What Ceph answers.
-pub async fn volumes(pool: &Pool, id: &ImageId) -> Result<Vec<Target>> {
-    let (mut volumes, mut next) = (Vec::new(), vec![(pool.clone(), id.clone())]);
+pub async fn look(pool: &Pool, id: &ImageId, instance: &str) -> Result<Below> {
+    let (mut below, mut next) = (Below::default(), vec![(pool.clone(), id.clone())]);
     while let Some((pool, id)) = next.pop() {
         for child in pool.children_of(&id, None).await? {
             let of = pool.connection().pool_by_id(child.pool_id, &child.namespace).await?;
@@ -19,12 +36,14 @@ pub async fn volumes(pool: &Pool, id: &ImageId) -> Result<Vec<Target>> {
                 tokio::join!(of.image_header(&child.image_id, &[]), of.directory_name(&child.image_id));
             let Some(header) = header? else { continue };
             if let Some(name) = name?.filter(|name| !keeps_a_point_in_time(name, &header)) {
-                volumes.push(Target { pool: of.clone(), id: child.image_id.clone(), name });
+                let begun = is_begun(&of, &name, instance).await?;
+                let kind = if begun { &mut below.in_the_making } else { &mut below.volumes };
+                kind.push(Target { pool: of.clone(), id: child.image_id.clone(), name });
             }
             next.push((of, child.image_id));
         }
     }
-    Ok(volumes)
+    Ok(below)
 }
 
 /// By its layout (`snapshot::point`): its own snapshot has its name, or the name of the volume that
@@ -32,4 +51,18 @@ pub async fn volumes(pool: &Pool, id: &ImageId) -> Result<Vec<Target>> {
 fn keeps_a_point_in_time(name: &str, header: &Header) -> bool {
     let own = name.strip_suffix("-temp").unwrap_or(name);
     header.snapshots.iter().any(|snapshot| snapshot.kind == SnapshotKind::User && snapshot.name == own)
+}
+
+/// Whether the journal has the image's name and not its id yet. The point in time that stands beside
+/// such a volume is in the making with it.
+async fn is_begun(pool: &Pool, name: &str, instance: &str) -> Result<bool> {
+    let name = name.strip_suffix("-temp").unwrap_or(name);
+    let uuid = name.len().checked_sub(36).and_then(|at| name.get(at..));
+    let Some(uuid) = uuid.and_then(|text| uuid::Uuid::try_parse(text).ok()) else { return Ok(false) };
+    for collection in [Collection::Volumes, Collection::Snapshots] {
+        if let Some(entry) = Journal::new(pool, collection, instance).entry(uuid).await? {
+            return Ok(entry.image_id.is_none());
+        }
+    }
+    Ok(false)
 }

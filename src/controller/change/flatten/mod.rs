@@ -19,12 +19,13 @@
 //! for it, and it reads zeros when the parent has gone ([`changes_descendants`]). So an image
 //! is flattened only while no volume is below it. A flatten for the soft limit gives up where one
 //! is, and is cancelled for one that is made; one for the hard limit has those below flattened
-//! first, and lets none be made.
+//! first, and while it works none is made.
 
 mod below;
+mod thin;
 mod work;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -150,6 +151,8 @@ pub struct Flattener {
     instance: String,
     slots: Arc<Semaphore>,
     running: Arc<Mutex<HashMap<Place, Far>>>,
+    /// The images whose clones are being looked through.
+    thinned: Arc<Mutex<HashSet<Place>>>,
     purger: Arc<OnceLock<Purger>>,
 }
 
@@ -162,6 +165,7 @@ impl Flattener {
             instance: instance.to_owned(),
             slots: Arc::new(Semaphore::new(at_once.max(1))),
             running: Arc::default(),
+            thinned: Arc::default(),
             purger: Arc::default(),
         }
     }
@@ -182,9 +186,17 @@ impl Flattener {
             return Ok(far);
         }
         let value = serde_json::json!({ "image": target.name, "hard": need == Need::Hard });
-        let journal = self.journal(&target.pool);
-        let op = WriteOp::new().create().omap_set([(key(&target.id), value.to_string().into_bytes())]);
-        journal.pool().write("journal record flatten", journal.directory(), op).await?;
+        let (journal, key) = (self.journal(&target.pool), key(&target.id));
+        let mut op = WriteOp::new().create();
+        if need == Need::Soft {
+            // One that a call waits for stays as it is.
+            op = op.omap_equals(key.as_str(), b"");
+        }
+        let op = op.omap_set([(key, value.to_string().into_bytes())]);
+        match journal.pool().write("journal record flatten", journal.directory(), op).await {
+            Err(error) if error.is(libc::ECANCELED) => {}
+            recorded => recorded?,
+        }
         Ok(self.begin(reach, target, need))
     }
 
@@ -192,7 +204,7 @@ impl Flattener {
     pub fn resume(&self, pool: &Pool, reach: &Reach, id: &ImageId, value: &[u8]) {
         let record: serde_json::Value = serde_json::from_slice(value).unwrap_or_default();
         let name = record["image"].as_str().unwrap_or_default().to_owned();
-        let need = need_of(&record);
+        let need = need_of(value);
         self.begin(reach, Target { pool: pool.clone(), id: id.clone(), name }, need);
     }
 
@@ -233,38 +245,56 @@ impl Flattener {
     }
 
     /// Keeps flattens away from a volume that was just made of a clone, before anybody maps it: an
-    /// ancestor's flatten that nobody waits for is cancelled, and its end awaited. One operation
-    /// for each ancestor, and one more for its record.
+    /// ancestor's flatten that nobody waits for is cancelled, and its end awaited. Three operations
+    /// for each ancestor.
     ///
     /// # Errors
     /// [`Kind::Busy`] with how far the flatten is that comes first; what Ceph answers.
     pub async fn keep_off(&self, pool: &Pool, header: &Header, progress: &Progress) -> Result<()> {
         for ancestor in chain::ancestors(pool, header).await? {
-            let Ancestor { pool, id, header } = &ancestor;
-            if !changes_descendants(header) {
-                continue;
+            if changes_descendants(&ancestor.header) {
+                self.keep_off_from(&ancestor, progress).await?;
             }
-            let journal = self.journal(pool);
-            let Some(value) = record(&journal, id).await? else { continue };
-            let value: serde_json::Value = serde_json::from_slice(&value).unwrap_or_default();
-            let image = pool.describe(value["image"].as_str().unwrap_or(id.as_str()));
-            if need_of(&value) == Need::Hard {
-                let far = self.under_way(pool, id).await?.unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Who works holds the lock, also for a moment after its record was taken away.
+    async fn keep_off_from(&self, ancestor: &Ancestor, progress: &Progress) -> Result<()> {
+        let Ancestor { pool, id, .. } = ancestor;
+        let (journal, key) = (self.journal(pool), key(id));
+        let mut cancelled = false;
+        loop {
+            let (value, holder) =
+                tokio::join!(record(&journal, id), pool.lock_holder(journal.directory(), &key));
+            let (value, holder) = (value?, holder?);
+            let need = value.as_deref().map(need_of);
+            let Some(holder) = holder else {
+                if need == Some(Need::Soft) {
+                    self.cancel(pool, id).await?;
+                    cancelled = true;
+                }
+                break;
+            };
+            let image = format!("id {} in pool {}", id.as_str(), pool.name());
+            if need == Some(Need::Hard) || progress.deadline.left() < FOR_THE_ANSWER {
                 let text = format!(
-                    "flatten is in progress for image {image}, {far}, of which this volume is a clone; calling \
-                     again goes on when it is done"
+                    "flatten is in progress for image {image} by {} at {}, of which this volume is a clone; \
+                     calling again goes on when it is done",
+                    holder.client, holder.address
                 );
                 return Err(Error::new(Kind::Busy, text));
             }
-            progress.step(format!("waiting for the flatten of {image} to stop"));
-            self.cancel(pool, id).await?;
-            while let Some(holder) = pool.lock_holder(journal.directory(), &key(id)).await? {
-                if progress.deadline.left() < FOR_THE_ANSWER {
-                    let text = format!("the flatten of image {image} by {} does not stop", holder.address);
-                    return Err(Error::new(Kind::Busy, text));
-                }
-                tokio::time::sleep(PAUSE).await;
+            progress.step(format!("waiting for the flatten of image {image} to stop"));
+            if need == Some(Need::Soft) {
+                self.cancel(pool, id).await?;
             }
+            cancelled = true;
+            tokio::time::sleep(PAUSE).await;
+        }
+        // It may have come so far that its end is owed.
+        if cancelled && let Some(header) = pool.image_header(id, &[]).await? {
+            work::finish(pool, id, &header).await?;
         }
         Ok(())
     }
@@ -320,7 +350,8 @@ fn place(pool: &Pool, id: &ImageId) -> Place {
     (pool.connection().fsid_text().to_owned(), pool.id(), pool.namespace().to_owned(), id.clone())
 }
 
-fn need_of(record: &serde_json::Value) -> Need {
+fn need_of(record: &[u8]) -> Need {
+    let record: serde_json::Value = serde_json::from_slice(record).unwrap_or_default();
     if record["hard"].as_bool().unwrap_or(false) { Need::Hard } else { Need::Soft }
 }
 

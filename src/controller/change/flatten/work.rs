@@ -1,10 +1,12 @@
 //! One flatten of this process: tried until the image has all data of its own, or is gone.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Far, Flattener, Need, Target, below, changes_descendants, key, record};
-use crate::ceph::{self, Features, Header, ImageId, KeepGoing, OpenMode, Pool};
+use super::below::{self, Below};
+use super::{Far, Flattener, Need, Target, changes_descendants, key, need_of, record};
+use crate::ceph::{Features, Header, ImageId, KeepGoing, OpenMode, Pool};
 use crate::controller::delete::record::ParentImage;
 use crate::controller::owner::Owner;
 use crate::controller::reach::Reach;
@@ -34,8 +36,8 @@ enum Outcome {
     Done,
     /// Others come first: what they are to it, and they.
     First(&'static str, Vec<Target>),
-    /// Another controller does it.
-    Elsewhere(String),
+    /// Something else has to happen before.
+    Later(String),
 }
 
 impl Work {
@@ -60,7 +62,7 @@ impl Work {
             let waits_for = match outcome {
                 Ok(Outcome::Done) => break,
                 Ok(Outcome::First(what, others)) => self.first(what, others).await,
-                Ok(Outcome::Elsewhere(text)) => format!("by another controller: {text}"),
+                Ok(Outcome::Later(text)) => text,
                 Err(_) if self.far.is_cancelled() => break,
                 Err(error) => {
                     let image = self.target.pool.describe(&self.target.name);
@@ -99,10 +101,15 @@ impl Work {
         let (journal, key) = (self.flattener.journal(&pool), key(&self.target.id));
         let Some(value) = record(&journal, &self.target.id).await? else { return Ok(Outcome::Done) };
         let owner = match Owner::of_flatten(&journal, &key, &value, &self.flattener.creator).await {
-            Err(error) if error.kind == Kind::Busy => return Ok(Outcome::Elsewhere(error.to_string())),
+            Err(error) if error.kind == Kind::Busy => {
+                return Ok(Outcome::Later(format!("by another controller: {error}")));
+            }
             owner => owner?,
         };
-        let Some(owner) = owner else { return Ok(Outcome::Done) };
+        let Some(owner) = owner else {
+            return Ok(Outcome::Later("whose record somebody else has changed".to_owned()));
+        };
+        self.far.0.hard.fetch_or(need_of(&value) == Need::Hard, Ordering::Relaxed);
         let outcome = self.attempt_as(&owner, &pool).await;
         if !matches!(outcome, Ok(Outcome::Done)) {
             owner.give_back().await;
@@ -123,19 +130,14 @@ impl Work {
             return Ok(Outcome::Done);
         };
         deleted?;
-        if changes_descendants(&header) {
-            let volumes = below::volumes(pool, id).await?;
-            match self.need() {
-                _ if volumes.is_empty() => {}
-                Need::Hard => return Ok(Outcome::First("volumes below it", volumes)),
-                Need::Soft => return self.give_up(pool, &volumes),
-            }
+        if let Some(parent) = ParentImage::of(&header) {
+            *self.parent() = Some(parent);
         }
-        if let Some(parent) = &header.parent {
-            *self.parent() = ParentImage::of(&header);
-            if self.is_copied(pool, parent).await? {
-                self.detach(pool).await?;
-            } else {
+        if !finish(pool, id, &header).await? {
+            if let Some(others) = self.below(pool, &header).await? {
+                return Ok(others);
+            }
+            if header.parent.is_some() {
                 self.flatten(pool, &header, owner).await?;
             }
         }
@@ -144,47 +146,46 @@ impl Work {
             return Ok(Outcome::Done);
         }
         let children = self.clones(pool).await?;
-        Ok(match children.is_empty() {
-            true => Outcome::Done,
-            false => Outcome::First("clones of its snapshots", children),
-        })
+        if children.is_empty() {
+            return Ok(Outcome::Done);
+        }
+        let below = below::look(pool, id, &self.flattener.instance).await?;
+        match self.need() {
+            Need::Soft if !below.is_empty() => self.give_up(pool, &below),
+            _ => Ok(Outcome::First("clones of its snapshots", children)),
+        }
     }
 
-    fn give_up(&self, pool: &Pool, volumes: &[Target]) -> Result<Outcome> {
-        tracing::info!(
-            image = pool.describe(&self.target.name),
-            volumes = volumes.len(),
-            first = volumes.first().map(|volume| volume.pool.describe(&volume.name)),
-            "an image at a soft limit is not flattened: volumes are clones of it, and may be mapped"
-        );
-        Ok(Outcome::Done)
-    }
-
-    /// Whether a flatten was stopped behind its copying: librbd takes the image out of its
-    /// parent's header then, and the parent out of the image's a little later. In between
-    /// the image cannot be opened if the parent's snapshot is gone. Only images that are
-    /// complete have a record, so this is no clone that was never attached.
-    async fn is_copied(&self, pool: &Pool, parent: &ceph::Parent) -> Result<bool> {
-        let of = pool.connection().pool_by_id(parent.pool_id, &parent.namespace).await?;
-        // A pool that is gone took data along that nobody has copied for sure.
-        let Some(of) = of else { return Ok(false) };
-        let children = of.children_of(&ImageId::new(&*parent.image_id), Some(parent.snap_id)).await?;
-        Ok(!children.iter().any(|child| {
-            child.pool_id == pool.id()
-                && child.namespace == pool.namespace()
-                && child.image_id == self.target.id
+    /// What volumes below the image make of this try, if anything.
+    async fn below(&self, pool: &Pool, header: &Header) -> Result<Option<Outcome>> {
+        if !changes_descendants(header) {
+            return Ok(None);
+        }
+        let below = below::look(pool, &self.target.id, &self.flattener.instance).await?;
+        if below.is_empty() {
+            return Ok(None);
+        }
+        if self.need() == Need::Soft {
+            return self.give_up(pool, &below).map(Some);
+        }
+        // Those in the making are made to the end, and flattened then.
+        let making = below.in_the_making.iter().map(|volume| volume.pool.describe(&volume.name));
+        let making = making.collect::<Vec<_>>().join(", ");
+        Ok(Some(match below.volumes.is_empty() {
+            true => Outcome::Later(format!("which waits for volumes that are being made of it: {making}")),
+            false => Outcome::First("volumes below it", below.volumes),
         }))
     }
 
-    async fn detach(&self, pool: &Pool) -> Result<()> {
-        let image = pool.describe(&self.target.name);
-        tracing::info!(image, "a flatten that had copied all is finished");
-        pool.detach_parent(&self.target.id).await?;
-        // Who has it open may read on from a parent that is gone.
-        if let Err(error) = pool.notify_header_update(&self.target.id).await {
-            tracing::debug!(%error, "a client was not told that an image has no parent any more");
-        }
-        Ok(())
+    fn give_up(&self, pool: &Pool, below: &Below) -> Result<Outcome> {
+        let volumes = || below.volumes.iter().chain(&below.in_the_making);
+        tracing::info!(
+            image = pool.describe(&self.target.name),
+            volumes = volumes().count(),
+            first = volumes().next().map(|volume| volume.pool.describe(&volume.name)),
+            "an image at a soft limit is not flattened: volumes are clones of it, and may be mapped"
+        );
+        Ok(Outcome::Done)
     }
 
     /// A parent that was deleted may have waited for this, and so may a parent's own flatten.
@@ -251,4 +252,32 @@ impl Work {
         }
         Ok(targets)
     }
+}
+
+/// Finishes a flatten that was stopped behind its copying: librbd takes the image out of its
+/// parent's header then, and the parent out of the image's a little later. In between the image
+/// cannot be opened if the parent's snapshot is gone. `false`: it is not in that state. Only for
+/// images that are complete: a clone that was never attached looks the same.
+///
+/// # Errors
+/// What Ceph answers.
+pub async fn finish(pool: &Pool, id: &ImageId, header: &Header) -> Result<bool> {
+    let Some(parent) = &header.parent else { return Ok(false) };
+    let of = pool.connection().pool_by_id(parent.pool_id, &parent.namespace).await?;
+    // A pool that is gone took data along that nobody has copied for sure.
+    let Some(of) = of else { return Ok(false) };
+    let children = of.children_of(&ImageId::new(&*parent.image_id), Some(parent.snap_id)).await?;
+    let known = children.iter().any(|child| {
+        child.pool_id == pool.id() && child.namespace == pool.namespace() && child.image_id == *id
+    });
+    if known {
+        return Ok(false);
+    }
+    tracing::info!(image_id = id.as_str(), "a flatten that had copied all is finished");
+    pool.detach_parent(id).await?;
+    // Who has it open may read on from a parent that is gone.
+    if let Err(error) = pool.notify_header_update(id).await {
+        tracing::debug!(%error, "a client was not told that an image has no parent any more");
+    }
+    Ok(true)
 }
