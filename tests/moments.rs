@@ -30,7 +30,7 @@ use support::requests;
 use support::snapshots::Of;
 
 /// Moments of each kind of volume, with `SWEEP=full` (`make soak`), and without.
-const ROUNDS: [u64; 2] = [20, 8];
+const ROUNDS: [u64; 2] = [20, 4];
 const STEP: i64 = 256 << 20;
 /// The bytes that stay lie in the last of them that the volume has when they are written.
 const STILL: u64 = 8 << 20;

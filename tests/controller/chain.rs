@@ -84,7 +84,7 @@ fn a_family_of_three_generations_in_two_pools_goes_in_any_order() {
     let before = Whole::of(&bench, &pools);
     let mut random = Random::new(random::seed("the orders of deletion"));
     let mut longest = Duration::ZERO;
-    for turn in 0..if random::full() { 50 } else { 5 } {
+    for turn in 0..if random::full() { 50 } else { 3 } {
         let order = random.shuffled(family(&bench, &driver));
         for one in &order {
             one.delete(&bench, &driver);

@@ -58,9 +58,9 @@ impl Points {
 }
 
 /// How many kills a sample has.
-const SAMPLE: usize = 8;
+const SAMPLE: usize = 6;
 /// The same for what everything else stands on.
-const MANY: usize = 20;
+const MANY: usize = 12;
 
 /// Prepares, runs `attempt` with a kill before or after a call, and then `then` with a new
 /// driver, for the points of the trace that are asked for.
