@@ -44,6 +44,11 @@ impl Points {
         Self::sample_of(SAMPLE)
     }
 
+    /// A larger one, for what everything else stands on.
+    fn many() -> Self {
+        Self::sample_of(MANY)
+    }
+
     fn sample_of(count: usize) -> Self {
         if random::full() { Self::All } else { Self::Some(count, random::seed("a sample of the sweep")) }
     }
@@ -59,7 +64,6 @@ impl Points {
 
 /// How many kills a sample has.
 const SAMPLE: usize = 6;
-/// The same for what everything else stands on.
 const MANY: usize = 12;
 
 /// Prepares, runs `attempt` with a kill before or after a call, and then `then` with a new
@@ -99,6 +103,7 @@ pub fn sweep_at<T>(
 /// Runs `attempt` with a kill before or after a step that `trace` gives, and `then` what is to be
 /// true after it, with a new driver; for a sample of the steps.
 pub fn sweep(
+    points: Points,
     trace: fn(&Bench) -> Vec<String>,
     attempt: fn(&Bench, &Driver) -> Option<String>,
     then: fn(&Bench, &Driver, Option<String>, &str),
@@ -106,7 +111,7 @@ pub fn sweep(
     let bench = Bench::new();
     let mut steps = trace(&bench);
     steps.retain(|step| !LOOK_UPS.iter().any(|name| step.starts_with(name)));
-    for point in Points::sample_of(MANY).of(steps.len() * 2) {
+    for point in points.of(steps.len() * 2) {
         let (step, place) = (&steps[point / 2], ["before", "after"][point % 2]);
         let name = |step: &str| step.split('\t').next().unwrap().to_owned();
         let nth = steps[..=point / 2].iter().filter(|other| name(other) == name(step)).count();
@@ -141,6 +146,7 @@ pub fn goes_on<T>(answer: Result<T, tonic::Status>, what: &str, at: &str) -> T {
 #[test]
 fn create_killed_at_every_call_and_retried_gives_the_same_volume() {
     sweep(
+        Points::many(),
         steps_of_create,
         |bench, driver| {
             let _ = bench.create(driver, NAME);
@@ -159,6 +165,7 @@ fn create_killed_at_every_call_and_retried_gives_the_same_volume() {
 #[test]
 fn create_killed_at_every_call_and_given_up_leaves_nothing() {
     sweep(
+        Points::many(),
         steps_of_create,
         |bench, driver| {
             let _ = bench.create(driver, NAME);
@@ -192,7 +199,7 @@ fn steps_of_delete(bench: &Bench) -> Vec<String> {
 
 #[test]
 fn delete_killed_at_every_call_and_retried_leaves_nothing() {
-    sweep(steps_of_delete, delete_a_new_one, |bench, driver, unfinished, at| {
+    sweep(Points::many(), steps_of_delete, delete_a_new_one, |bench, driver, unfinished, at| {
         // When the CO is done, the next call for this pool, whatever it is, resumes the purge.
         let id = unfinished.unwrap_or_else(|| bench.nothing());
         goes_on(bench.delete(driver, &id), "delete", at);
@@ -201,7 +208,7 @@ fn delete_killed_at_every_call_and_retried_leaves_nothing() {
 
 #[test]
 fn a_name_whose_deletion_was_killed_at_any_call_is_created_whole() {
-    sweep(steps_of_delete, delete_a_new_one, |bench, driver, unfinished, at| {
+    sweep(Points::many(), steps_of_delete, delete_a_new_one, |bench, driver, unfinished, at| {
         let before = bench.images();
         let id = match bench.create(driver, NAME) {
             // Recorded, and not moved yet: the image is whole, and the CO owes its deletion.

@@ -414,6 +414,7 @@ fn steps_of_growth(bench: &Bench) -> Vec<String> {
 #[test]
 fn growth_killed_at_every_call_and_retried_ends_with_the_size() {
     crash::sweep(
+        crash::Points::sample(),
         steps_of_growth,
         |bench, driver| {
             let id = bench.create(&bench.start_beside(), NAME).unwrap();
