@@ -1,19 +1,21 @@
-//! `make bench`: operations of each call, rates, memory, staging with both mappers.
+//! `make bench`: operations of each call, rates, memory, staging with both mappers; what is
+//! made of a point in time is in `points`.
 //!
 //! Not a test: times depend on the machine, and only ratios within one run mean
 //! anything. The table goes to stdout and to docs/benchmark.md.
 
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used)]
 
+mod points;
 #[path = "../support/mod.rs"]
 mod support;
 
 use std::fmt::Write as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::future::Future;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rbd_csi::ceph::{Connections, Credentials, Features, ImageSpec};
+use rbd_csi::ceph::{Connection, Connections, Credentials, Features, ImageSpec, Pool};
 use rbd_csi::csi::proto;
 use rbd_csi::csi::proto::controller_client::ControllerClient;
 use rbd_csi::secret::Secret;
@@ -21,6 +23,7 @@ use support::driver::{self, Driver, Site};
 use support::lab::{Cluster, Lab, LabSpec, Node};
 use support::{memory, ops, requests};
 use tokio::runtime::Runtime;
+use tonic::transport::Channel;
 
 const GIB: i64 = 1 << 30;
 const MANY: usize = 20_000;
@@ -59,7 +62,9 @@ fn main() {
     let runtime = lab.runtime();
     let mut bench = Bench { lab, site, runtime, table: String::new() };
     operations(&mut bench);
+    points::operations(&mut bench);
     node_operations(&mut bench);
+    points::rates(&mut bench);
     bench.section("Rates per second");
     rates(&mut bench);
     staging(&mut bench);
@@ -77,7 +82,8 @@ fn operations(bench: &mut Bench) {
     bench.section("RADOS operations of a call, counted in the driver's own client");
     let driver = bench.site.controller(&bench.lab);
     create_one(bench, &driver, "warm");
-    let count = |bench: &Bench| ops::counted(&bench.site, &driver);
+    let calls = points::client_of_calls(bench, &driver, || drop(create_one(bench, &driver, "warm")));
+    let count = |_: &Bench| ops::sent_by(&calls);
     let start = count(bench);
     let volume = create_one(bench, &driver, "counted");
     let created = count(bench);
@@ -101,7 +107,8 @@ fn operations(bench: &mut Bench) {
         driver.client().await.delete_volume(driver::delete(&bench.site, &volume.volume_id)).await.unwrap();
     });
     let deleted = count(bench);
-    bench.row("DeleteVolume, to its answer and a little of the purge", &(deleted - validated).to_string());
+    bench.row("DeleteVolume, without the purge", &(deleted - validated).to_string());
+    points::wait_for_purges(bench);
 }
 
 /// The same for the node's calls, with a formatted volume.
@@ -143,76 +150,112 @@ fn sent_in_node(node: &Node) -> u64 {
     dumps.map(|dump| dump.unwrap()["objecter"]["op_send"].as_u64().unwrap()).sum()
 }
 
-/// What librbd alone does with 10 threads: the measure for our rates.
+/// `work` done by so many callers; what came of each, in order, and the rate per second.
+async fn by_callers<C, W, T, F>(
+    callers: Vec<C>,
+    work: Vec<W>,
+    call: impl Fn(C, W) -> F + Clone + Send + 'static,
+) -> (Vec<T>, f64)
+where
+    C: Clone + Send + 'static,
+    W: Send + 'static,
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let count = work.len();
+    let queue = Arc::new(Mutex::new(work.into_iter().enumerate()));
+    let started = Instant::now();
+    let tasks: Vec<_> = callers
+        .into_iter()
+        .map(|caller| {
+            let (queue, call) = (queue.clone(), call.clone());
+            tokio::spawn(async move {
+                let mut done = Vec::new();
+                let next = || queue.lock().unwrap().next();
+                while let Some((number, work)) = next() {
+                    done.push((number, call(caller.clone(), work).await));
+                }
+                done
+            })
+        })
+        .collect();
+    let mut done = Vec::new();
+    for task in tasks {
+        done.extend(task.await.unwrap());
+    }
+    let rate = count as f64 / started.elapsed().as_secs_f64();
+    done.sort_by_key(|(number, _)| *number);
+    (done.into_iter().map(|(_, result)| result).collect(), rate)
+}
+
+/// So many callers of a driver's controller, each with a connection of its own.
+async fn callers_of(driver: &Driver, count: usize) -> Vec<ControllerClient<Channel>> {
+    let mut callers = Vec::new();
+    for _ in 0..count {
+        callers.push(driver.client().await);
+    }
+    callers
+}
+
+/// librbd without the driver: the measure for our rates.
+struct Bare {
+    pool: Pool,
+    connection: Connection,
+    connections: Connections,
+}
+
+impl Bare {
+    async fn connect(cluster: &Cluster) -> Self {
+        let credentials = Credentials { user: "admin".into(), key: Secret::new(cluster.admin_key.clone()) };
+        let connections = Connections::new(None);
+        let connection = connections.get(&[cluster.monitors.clone()], &credentials).await.unwrap();
+        let pool = connection.pool("rbd", "").await.unwrap();
+        Self { pool, connection, connections }
+    }
+
+    async fn close(self) {
+        drop((self.pool, self.connection));
+        self.connections.close(Duration::from_secs(5)).await;
+    }
+}
+
+/// What both make images with.
+fn specification() -> ImageSpec {
+    let features = Features::parse("layering,exclusive-lock,object-map,fast-diff,deep-flatten").unwrap();
+    ImageSpec { size: GIB as u64, features: Some(features), ..ImageSpec::default() }
+}
+
 fn bare_creates(bench: &mut Bench, volumes: &str) -> f64 {
     const COUNT: usize = 1000;
-    let cluster = bench.cluster();
-    let credentials = Credentials { user: "admin".into(), key: Secret::new(cluster.admin_key.clone()) };
-    let monitors = vec![cluster.monitors.clone()];
+    let names: Vec<_> = (0..COUNT).map(|number| format!("bare-{volumes}-{number}")).collect();
     let rate = bench.runtime.block_on(async {
-        let connections = Connections::new(None);
-        let connection = connections.get(&monitors, &credentials).await.unwrap();
-        let pool = connection.pool("rbd", "").await.unwrap();
-        let features = Features::parse("layering,exclusive-lock,object-map,fast-diff,deep-flatten").unwrap();
-        let spec = ImageSpec { size: GIB as u64, features: Some(features), ..ImageSpec::default() };
-        let next = Arc::new(AtomicUsize::new(0));
-        let started = Instant::now();
-        let threads: Vec<_> = (0..10)
-            .map(|_| {
-                let (pool, spec, next, prefix) =
-                    (pool.clone(), spec.clone(), next.clone(), volumes.to_owned());
-                tokio::spawn(async move {
-                    loop {
-                        let number = next.fetch_add(1, Ordering::Relaxed);
-                        if number >= COUNT {
-                            return;
-                        }
-                        pool.create_image(&format!("bare-{prefix}-{number}"), &spec).await.unwrap();
-                    }
-                })
-            })
-            .collect();
-        for thread in threads {
-            thread.await.unwrap();
-        }
-        let rate = COUNT as f64 / started.elapsed().as_secs_f64();
-        drop((pool, connection));
-        connections.close(Duration::from_secs(5)).await;
+        let bare = Bare::connect(bench.cluster()).await;
+        let create = |pool: Pool, name: String| async move {
+            pool.create_image(&name, &specification()).await.unwrap();
+        };
+        let (_, rate) = by_callers(vec![bare.pool.clone(); 10], names, create).await;
+        bare.close().await;
         rate
     });
     bench.row(&format!("bare rbd_create4, 10 threads, {volumes}"), &format!("{rate:.0}"));
     rate
 }
 
-/// `count` volumes made by so many callers; the rate.
-fn create_many(bench: &Bench, driver: &Driver, callers: usize, count: usize, prefix: &str) -> f64 {
-    bench.runtime.block_on(async {
-        let next = Arc::new(AtomicUsize::new(0));
-        let template = driver::create(&bench.site, "", GIB);
-        let started = Instant::now();
-        let mut tasks = Vec::new();
-        for _ in 0..callers {
-            let mut client = ControllerClient::new(driver.channel().await);
-            let (next, template, prefix) = (next.clone(), template.clone(), prefix.to_owned());
-            tasks.push(tokio::spawn(async move {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= count {
-                        return;
-                    }
-                    let name = format!("{prefix}-{number}");
-                    client
-                        .create_volume(proto::CreateVolumeRequest { name, ..template.clone() })
-                        .await
-                        .unwrap();
-                }
-            }));
-        }
-        for task in tasks {
-            task.await.unwrap();
-        }
-        count as f64 / started.elapsed().as_secs_f64()
-    })
+/// `count` volumes made by so many callers; their handles and the rate.
+fn create_many(
+    bench: &Bench,
+    driver: &Driver,
+    callers: usize,
+    count: usize,
+    prefix: &str,
+) -> (Vec<String>, f64) {
+    let template = driver::create(&bench.site, "", GIB);
+    let work = (0..count)
+        .map(|number| proto::CreateVolumeRequest { name: format!("{prefix}-{number}"), ..template.clone() });
+    let work = work.collect();
+    bench
+        .runtime
+        .block_on(async { by_callers(callers_of(driver, callers).await, work, points::create).await })
 }
 
 fn rates(bench: &mut Bench) {
@@ -226,12 +269,15 @@ fn rates(bench: &mut Bench) {
     bench.section("Anonymous memory of the controller");
     bench.row("idle", &format!("{:.1} MB", idle as f64 / 1e6));
     bench.row("after 100 callers", &format!("{:.1} MB", busy as f64 / 1e6));
+    // Its socket is the next one's.
+    drop(driver);
+    points::memory_of_callers(bench);
 }
 
 fn rates_beside_bare(bench: &mut Bench, driver: &Driver, volumes: &str) {
     let bare = bare_creates(bench, volumes);
     for (callers, count) in [(1, 300), (10, 1000), (100, 1000)] {
-        let rate = create_many(bench, driver, callers, count, &format!("{volumes}-{callers}"));
+        let (_, rate) = create_many(bench, driver, callers, count, &format!("{volumes}-{callers}"));
         let of_bare = if callers == 10 { format!(", {:.2} of bare", rate / bare) } else { String::new() };
         bench.row(&format!("CreateVolume, {callers} callers, {volumes}"), &format!("{rate:.0}{of_bare}"));
     }

@@ -3,7 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::driver::{Driver, Site};
@@ -23,15 +23,23 @@ pub struct Sent {
 
 /// Since the start of that driver, over all its connections, told by its sockets in the folder.
 pub fn sent(folder: &Path, pid: u32) -> Sent {
-    let mut sent = Sent { operations: 0, clients: 0 };
-    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+    let clients = clients(folder, pid);
+    Sent { operations: sent_by(&clients), clients: clients.len() }
+}
+
+/// The sockets of a driver's clients as of now.
+pub fn clients(folder: &Path, pid: u32) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().flatten();
+    let own = entries.filter(|entry| {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(&format!("{pid}.")) && name.ends_with(".asok") {
-            sent.operations += counter(&entry.path(), "objecter", "op_send");
-            sent.clients += 1;
-        }
-    }
-    sent
+        name.starts_with(&format!("{pid}.")) && name.ends_with(".asok")
+    });
+    own.map(|entry| entry.path()).collect()
+}
+
+/// What these have sent since they connected.
+pub fn sent_by(clients: &[PathBuf]) -> u64 {
+    clients.iter().map(|socket| counter(socket, "objecter", "op_send")).sum()
 }
 
 /// Has the drivers of a site count what they send.
