@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::door;
 use super::error::{CephError, Result};
@@ -27,6 +27,9 @@ const CALLS: usize = 16;
 const LONG_CALLS: usize = 4;
 /// Flattens, apart from the purges: each of them may take hours.
 const FLATTENS: usize = 16;
+/// Images that are open side by side. Whoever has one open waits for a thread before each call, so
+/// without a limit all callers would have theirs open at once: 0.3 MB each, and a watch.
+const OPEN_IMAGES: usize = CALLS + FLATTENS;
 /// Calls that may wait for a monitor, apart because nothing in librados ends the
 /// wait for a new map: without a monitor these threads, and only these, stand still.
 const MAP_CALLS: usize = 4;
@@ -46,6 +49,7 @@ pub(super) struct Inner {
     calls: Share,
     long_calls: Share,
     flattens: Share,
+    open_images: Arc<Semaphore>,
     map_calls: Share,
     known_map_calls: Share,
     known: Mutex<HashSet<String>>,
@@ -88,6 +92,7 @@ impl Connection {
             // librados and librbd end their own calls by `rados_osd_op_timeout`.
             long_calls: Share { threads: Arc::new(Semaphore::new(LONG_CALLS)), limit: None },
             flattens: Share { threads: Arc::new(Semaphore::new(FLATTENS)), limit: None },
+            open_images: Arc::new(Semaphore::new(OPEN_IMAGES)),
             map_calls: Share { threads: Arc::new(Semaphore::new(MAP_CALLS)), limit },
             known_map_calls: Share { threads: calls.clone(), limit },
             calls: Share { threads: calls, limit: None },
@@ -176,7 +181,14 @@ impl Connection {
         self.on_thread(&self.0.flattens, op, object, call).await
     }
 
-    /// The same for a question to the osdmap about `subject`, which may have to
+    /// Waits until one more image may be open; it may as long as the answer is kept. Nobody may wait for
+    /// it who has an image open.
+    pub(super) async fn room_for_image(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed.
+        self.0.open_images.clone().acquire_owned().await.ok()
+    }
+
+    /// A blocking call with a question to the osdmap about `subject`, which may have to
     /// wait for a new map: ETIMEDOUT after `rados_mon_op_timeout`, while the
     /// thread goes on waiting. What was found before is likely found at once, so
     /// it does not queue behind those who wait.

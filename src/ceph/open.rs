@@ -14,7 +14,7 @@ use std::ffi::CString;
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedSemaphorePermit};
 
 use super::error::{CephError, Result};
 use super::ffi;
@@ -38,6 +38,7 @@ struct Opened {
     // The image must go before its context, and that before its connection.
     pool: Pool,
     shown: String,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 // SAFETY: librbd's image handle is of no thread; the mutex around it lets one use it at a time.
@@ -47,7 +48,8 @@ impl Drop for Opened {
     fn drop(&mut self) {
         let image = std::mem::replace(&mut self.image, null_mut());
         if !image.is_null() {
-            let rest = Self { image, pool: self.pool.clone(), shown: self.shown.clone() };
+            let (pool, shown, room) = (self.pool.clone(), self.shown.clone(), self.room.take());
+            let rest = Self { image, pool, shown, room };
             shutdown::on_thread("rbd-close", move || close_alone(rest));
         }
     }
@@ -93,13 +95,14 @@ impl std::fmt::Debug for Image {
 
 impl Pool {
     /// Opens an image (`rbd_open_by_id`, `rbd_open_by_id_read_only`); ENOENT when it is gone
-    /// or what it is a clone of is. Finds it in the trash too.
+    /// or what it is a clone of is. Finds it in the trash too. Waits while too many are open.
     pub async fn open_image(&self, id: &ImageId, mode: OpenMode) -> Result<Image> {
         let op = match mode {
             OpenMode::ReadOnly => "rbd_open_by_id_read_only",
             OpenMode::ReadWrite => "rbd_open_by_id",
         };
         let shown = self.describe(id.as_str());
+        let room = self.connection().room_for_image().await;
         let (pool, of) = (self.clone(), shown.clone());
         let opened = self.blocking(op, id.as_str(), id.as_str(), move |io, id| {
             let mut image = null_mut();
@@ -112,7 +115,7 @@ impl Pool {
             };
             // On failure librbd has freed it.
             let image = if code < 0 { null_mut() } else { image };
-            (code.into(), Opened { image, pool, shown: of })
+            (code.into(), Opened { image, pool, shown: of, room })
         });
         let opened = Arc::new(Mutex::new(Some(opened.await?)));
         Ok(Image { opened, pool: self.clone(), shown })
