@@ -76,8 +76,7 @@ impl Controller {
         let (cluster, credentials, connection) =
             self.resolver.connect_for(&id.cluster_id, secrets, Kind::Precondition).await?;
         let Some(pool) = connection.pool_by_id(id.pool_id, &cluster.rados_namespace).await? else {
-            let noun = collection.noun();
-            tracing::warn!(handle = %id, "the cluster has no such pool as {noun} {id} names: nothing to delete");
+            tracing::warn!(handle = %id, pool = id.pool_id, "the cluster has no such pool: nothing to delete");
             return Ok(Deleted::Absent);
         };
         let reach = Reach::new(&self.resolver.connections, &cluster, &credentials);
