@@ -26,6 +26,7 @@ use crate::config::ClusterEntry;
 use crate::kube::Kube;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::{VolumeId, canonical};
+use crate::volume::image::name;
 use crate::volume::image::resolve::{Resolved, Resolver};
 use crate::volume::journal::creator::Creator;
 use crate::volume::journal::{Collection, Entry, Journal, Origin};
@@ -255,7 +256,7 @@ impl Controller {
         let images = |entry: &Entry| {
             let default = || format!("{}{}", wanted.parameters.prefix, entry.uuid);
             let image = entry.image_name.clone().unwrap_or_else(default);
-            let beside = delete::temp_name(&image);
+            let beside = name::beside(&image);
             vec![image, beside]
         };
         match given_up.take_back(ours, images).await {

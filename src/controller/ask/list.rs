@@ -17,6 +17,7 @@ use crate::controller::Controller;
 use crate::controller::reach::Reach;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::VolumeId;
+use crate::volume::image::name::uuid_of;
 use crate::volume::journal::{Collection, Entry, Journal};
 use crate::volume::operation::{Deadline, Progress, Request};
 use crate::volume::request::{ListSnapshotsRequest, Secrets, Snapshot};
@@ -25,8 +26,6 @@ use crate::volume::request::{ListSnapshotsRequest, Secrets, Snapshot};
 const MOST: usize = 1024;
 /// Entries that are read at the same time.
 const AT_ONCE: usize = 16;
-/// The length of a uuid's text, which every image's name ends with.
-const UUID: usize = 36;
 /// How long the Kubernetes API may take for a cluster's secret.
 const SECRET: Duration = Duration::from_secs(10);
 
@@ -141,12 +140,6 @@ pub async fn described(cluster_id: &str, pool: &Pool, entry: &Entry) -> Result<O
         size: own.size,
         created: own.created,
     }))
-}
-
-/// The uuid that an image's name ends with.
-fn uuid_of(image: &str) -> Option<uuid::Uuid> {
-    let (_, text) = image.split_at_checked(image.len().checked_sub(UUID)?)?;
-    uuid::Uuid::try_parse(text).ok()
 }
 
 struct Asking<'a> {
@@ -372,17 +365,6 @@ mod tests {
         }
         for bad in ["", "x", "7", "7/", "7/9/short", "7/1/ü", "-/1/c", "7/x/c"] {
             assert_eq!(Place::parse(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_source_is_known_by_the_end_of_its_images_name() {
-        let uuid = "b0285c97-a0ce-11eb-8c66-0242ac110002";
-        assert_eq!(uuid_of(&format!("csi-vol-{uuid}")).unwrap().to_string(), uuid);
-        assert_eq!(uuid_of(uuid).unwrap().to_string(), uuid);
-        for none in ["", "image", "ü2345678901234567890123456789012345678", &format!("csi-vol-{uuid}-temp")]
-        {
-            assert_eq!(uuid_of(none), None, "{none}");
         }
     }
 }

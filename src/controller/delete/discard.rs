@@ -13,6 +13,7 @@ use super::purge::Purger;
 use super::record::{self, Kind, ParentImage, Record, Written};
 use crate::ceph::{CephError, Header, ImageId, Pool, TrashState};
 use crate::volume::error::{Error, Kind as Fact, Result};
+use crate::volume::image::name;
 use crate::volume::journal::{Collection, Entry, Journal};
 
 /// An image that is to go. The right to that is proven.
@@ -52,8 +53,12 @@ impl Discard<'_> {
     fn record(&self) -> Record {
         let default = |prefix: &String| ["csi-vol-", "csi-snap-"].contains(&prefix.as_str());
         let names = [Some(self.name), self.entry.source.as_deref()];
-        let mut prefixes: Vec<String> =
-            names.into_iter().flatten().filter_map(prefix_of).filter(|prefix| !default(prefix)).collect();
+        let mut prefixes: Vec<String> = names
+            .into_iter()
+            .flatten()
+            .filter_map(name::prefix_of)
+            .filter(|prefix| !default(prefix))
+            .collect();
         prefixes.dedup();
         Record {
             image: self.name.to_owned(),
@@ -78,7 +83,7 @@ impl Discard<'_> {
     /// Whether it is what stands beside the entry's own image.
     fn is_beside(&self) -> bool {
         let uuid = self.entry.uuid.to_string();
-        self.name.strip_suffix("-temp").is_some_and(|name| name.ends_with(&uuid))
+        name::beside_which(self.name).is_some_and(|name| name.ends_with(&uuid))
     }
 
     fn marked(&self) -> Option<&Entry> {
@@ -135,12 +140,4 @@ fn now() -> Duration {
 /// What librbd refuses however often it is asked.
 fn is_final(error: &CephError) -> bool {
     [libc::EINVAL, libc::EROFS, libc::EMLINK, libc::EBUSY].iter().any(|errno| error.is(*errno))
-}
-
-/// What a name of ceph-csi's kind has in front of its uuid.
-pub fn prefix_of(name: &str) -> Option<String> {
-    let name = name.strip_suffix("-temp").unwrap_or(name);
-    let (prefix, uuid) = name.split_at_checked(name.len().checked_sub(36)?)?;
-    uuid::Uuid::try_parse(uuid).ok()?;
-    Some(prefix.to_owned())
 }

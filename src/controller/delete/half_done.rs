@@ -6,13 +6,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use uuid::Uuid;
-
 use super::Deletion;
 use super::discard::Discard;
 use crate::ceph::{ImageSpec, Snapshot, SnapshotKind};
 use crate::controller::snapshot::point::{Names, Point, Source};
 use crate::volume::error::{Error, Kind, Result};
+use crate::volume::image::name;
 use crate::volume::journal::creator::LOCK;
 use crate::volume::journal::{Collection, Entry, Journal, Reservation};
 
@@ -58,11 +57,11 @@ impl Deletion<'_> {
 
     /// The operation of which a snapshot of the image is the beginning.
     async fn half_done(&self, source: &Source, mark: &Snapshot) -> Result<Option<HalfDone>> {
-        let (collection, image) = match mark.name.strip_suffix("-temp") {
+        let (collection, image) = match name::beside_which(&mark.name) {
             Some(image) => (Collection::Volumes, image),
             None => (Collection::Snapshots, mark.name.as_str()),
         };
-        let Some(uuid) = uuid_of(image) else { return Ok(None) };
+        let Some(uuid) = name::uuid_of(image) else { return Ok(None) };
         let names = match collection {
             Collection::Volumes => Names::beside_clone(image),
             Collection::Snapshots => Names::of_snapshot(image),
@@ -155,8 +154,4 @@ impl Deletion<'_> {
 
 fn age(mark: &Snapshot) -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(mark.created)
-}
-
-fn uuid_of(name: &str) -> Option<Uuid> {
-    Uuid::try_parse(name.get(name.len().checked_sub(36)?..)?).ok()
 }

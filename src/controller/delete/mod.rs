@@ -33,7 +33,7 @@ use crate::ceph::{Header, ImageId, Pool};
 use crate::controller::create::leftover;
 use crate::controller::snapshot::point::{Source, user_snapshot};
 use crate::volume::error::{Error, Kind, Result};
-use crate::volume::image::watch;
+use crate::volume::image::{name, watch};
 use crate::volume::journal::creator::Creator;
 use crate::volume::journal::{Collection, Entry, Journal, Reservation};
 use crate::volume::operation::Progress;
@@ -102,7 +102,7 @@ impl Deletion<'_> {
         self.prove_the_right(&name, &image, &beside).await?;
         // First what the volume was cloned from: as long as that is left, it can be found by
         // the volume's name.
-        let temp = temp_name(&name);
+        let temp = name::beside(&name);
         self.remove(&entry, &temp, beside).await?;
         self.remove(&entry, &name, image).await?;
         self.progress.step(format!("removing {} from the journal", entry.name));
@@ -202,7 +202,7 @@ impl Deletion<'_> {
             return Ok(Image::Gone);
         }
         let pool = self.pool();
-        let Some(id) = pool.image_id(&temp_name(name)).await? else { return Ok(Image::Gone) };
+        let Some(id) = pool.image_id(&name::beside(name)).await? else { return Ok(Image::Gone) };
         Ok(match pool.image_header(&id, &[]).await? {
             Some(header) => Image::Whole(id, Box::new(header)),
             None => Image::Pieces,
@@ -217,7 +217,7 @@ impl Deletion<'_> {
             self.prove_the_right_to(name, id, header, own).await?;
         }
         if let Image::Whole(id, header) = beside {
-            self.prove_the_right_to(&temp_name(name), id, header, Some(name)).await?;
+            self.prove_the_right_to(&name::beside(name), id, header, Some(name)).await?;
         }
         Ok(())
     }
@@ -333,11 +333,6 @@ impl Deletion<'_> {
             (Some(group), Collection::Snapshots) => self.refuse_member(entry, group).await,
         }
     }
-}
-
-/// What stands beside a volume that was cloned from another.
-pub(super) fn temp_name(image: &str) -> String {
-    format!("{image}-temp")
 }
 
 async fn exists(pool: &Pool, object: &str) -> Result<bool> {

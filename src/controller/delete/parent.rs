@@ -9,11 +9,11 @@
 //! taken for the former's only when its name is exactly of ceph-csi's kind, neither journal knows its
 //! uuid, nothing keeps it there for a time, and no snapshot is on it that a person made.
 
-use super::discard::prefix_of;
 use super::purge::{Place, Purger};
 use super::record::{self, Kind, ParentImage, Record};
 use crate::ceph::{Header, ImageId, Pool, SnapshotKind, TrashEntry, TrashState};
 use crate::volume::error::Result;
+use crate::volume::image::name::{belongs_to, beside_which, prefix_of, uuid_of};
 use crate::volume::journal::{Collection, Journal};
 
 /// `RBD_OPERATION_FEATURE_CLONE_CHILD`.
@@ -119,8 +119,7 @@ async fn adopt(
     };
     let kept = entry.kept_until > entry.deleted || entry.state != TrashState::Normal;
     let Some(kind) = kind_of(name, &prefix, header).filter(|_| !kept) else { return Ok(None) };
-    let uuid = name.strip_suffix("-temp").unwrap_or(name).get(prefix.len()..);
-    let Some(uuid) = uuid.and_then(|text| uuid::Uuid::try_parse(text).ok()) else { return Ok(None) };
+    let Some(uuid) = uuid_of(belongs_to(name)) else { return Ok(None) };
     for collection in [Collection::Volumes, Collection::Snapshots] {
         if Journal::new(pool, collection, purger.instance()).entry(uuid).await?.is_some() {
             return Ok(None);
@@ -151,7 +150,7 @@ async fn adopt(
 fn kind_of(name: &str, prefix: &str, header: &Header) -> Option<Kind> {
     let users =
         || header.snapshots.iter().filter(|snapshot| !matches!(snapshot.kind, SnapshotKind::Trash(_)));
-    let (kind, own) = match name.strip_suffix("-temp") {
+    let (kind, own) = match beside_which(name) {
         Some(volume) => (Kind::Temp, volume),
         None => {
             let is_snapshot = prefix == Collection::Snapshots.default_prefix()

@@ -24,6 +24,7 @@ use crate::controller::change::flatten::Flattener;
 use crate::controller::owner;
 use crate::controller::reach::Reach;
 use crate::volume::error::{Error, Kind, Result};
+use crate::volume::image::name;
 use crate::volume::journal::creator::Creator;
 use crate::volume::journal::{Collection, Journal};
 
@@ -230,7 +231,7 @@ impl Purger {
             parent: Some(parent),
             kind: record::Kind::Volume,
             adopted: false,
-            prefixes: super::discard::prefix_of(image).into_iter().collect(),
+            prefixes: name::prefix_of(image).into_iter().collect(),
         };
         if let Some((place, id)) = super::parent::after_child(self, journal, &child).await? {
             self.wake(place, id, &Place::of(journal));

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::ceph::{Header, ImageId, WriteOp};
 use crate::volume::error::{Error, Kind as Fact, Result};
+use crate::volume::image::name;
 use crate::volume::journal::{Entry, Journal};
 
 /// What a record's key begins with; behind it stands the image id.
@@ -149,7 +150,7 @@ impl Record {
         match self.kind {
             Kind::Volume => None,
             Kind::Snapshot => Some(&self.image),
-            Kind::Temp => self.image.strip_suffix("-temp"),
+            Kind::Temp => name::beside_which(&self.image),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::controller::create::leftover::{self, Origin};
 use crate::controller::delete::discard::Discard;
 use crate::controller::delete::purge::Purger;
 use crate::volume::error::{Error, Kind, Result};
-use crate::volume::image::lock_owner;
+use crate::volume::image::{lock_owner, name};
 use crate::volume::journal::{Entry, Journal};
 use crate::volume::operation::Progress;
 
@@ -56,7 +56,7 @@ impl Names {
 
     /// Those beside a volume that is cloned from another and whose image has this name.
     pub fn beside_clone(image: &str) -> Self {
-        let temp = format!("{image}-temp");
+        let temp = name::beside(image);
         Self { image: temp.clone(), mark: temp, own: image.to_owned() }
     }
 }

@@ -3,6 +3,7 @@
 use super::Target;
 use crate::ceph::{Header, ImageId, Pool, SnapshotKind};
 use crate::volume::error::Result;
+use crate::volume::image::name::{belongs_to, uuid_of};
 use crate::volume::journal::{Collection, Journal};
 
 /// What hangs below an image; not what keeps a point in time, which nobody maps, nor what lies in
@@ -49,16 +50,14 @@ pub async fn look(pool: &Pool, id: &ImageId, instance: &str) -> Result<Below> {
 /// By its layout (`snapshot::point`): its own snapshot has its name, or the name of the volume that
 /// it stands beside.
 fn keeps_a_point_in_time(name: &str, header: &Header) -> bool {
-    let own = name.strip_suffix("-temp").unwrap_or(name);
+    let own = belongs_to(name);
     header.snapshots.iter().any(|snapshot| snapshot.kind == SnapshotKind::User && snapshot.name == own)
 }
 
 /// Whether the journal has the image's name and not its id yet. The point in time that stands beside
 /// such a volume is in the making with it.
 async fn is_begun(pool: &Pool, name: &str, instance: &str) -> Result<bool> {
-    let name = name.strip_suffix("-temp").unwrap_or(name);
-    let uuid = name.len().checked_sub(36).and_then(|at| name.get(at..));
-    let Some(uuid) = uuid.and_then(|text| uuid::Uuid::try_parse(text).ok()) else { return Ok(false) };
+    let Some(uuid) = uuid_of(belongs_to(name)) else { return Ok(false) };
     for collection in [Collection::Volumes, Collection::Snapshots] {
         if let Some(entry) = Journal::new(pool, collection, instance).entry(uuid).await? {
             return Ok(entry.image_id.is_none());

@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 use super::{Flattener, Need, Target, below, place};
 use crate::controller::reach::Reach;
 use crate::volume::error::Result;
+use crate::volume::image::name::beside_which;
 
 /// How many flattens one look begins: more wait for their turn anyway.
 const AT_ONCE: usize = 16;
@@ -41,7 +42,7 @@ impl Flattener {
             }
         }
         // The oldest first; those beside cloned volumes before them, since nobody restores them.
-        clones.sort_by_key(|(snap_id, clone)| (!clone.name.ends_with("-temp"), *snap_id));
+        clones.sort_by_key(|(snap_id, clone)| (beside_which(&clone.name).is_none(), *snap_id));
         let (mut begun, mut needed) = (0, Vec::new());
         for (_, clone) in clones {
             if begun == count {
