@@ -26,6 +26,13 @@ pub struct Child {
     pub snap_id: u64,
 }
 
+impl Child {
+    /// Whether it is this image.
+    pub fn is(&self, pool: &Pool, id: &ImageId) -> bool {
+        self.pool_id == pool.id() && self.namespace == pool.namespace() && self.image_id == *id
+    }
+}
+
 impl Pool {
     /// The clones of one snapshot, or of all (`None`), in the trash or not; none when
     /// there is no image. One operation (for all: one per thousand snapshots that have

@@ -119,7 +119,12 @@ impl Header {
         else {
             return Ok(None);
         };
-        let parent = omap.get(PARENT).map(|value| parent(value)).transpose()?.flatten();
+        let (parent, parent_of_snapshots) =
+            match omap.get(PARENT).map(|value| parent(value)).transpose()?.flatten() {
+                Some((parent, true)) => (Some(parent), None),
+                Some((parent, false)) => (None, Some(parent)),
+                None => (None, None),
+            };
         let data_pool = omap.get("data_pool_id").map(|value| Decoder::new(value).i64()).transpose()?;
         Ok(Some(Self {
             size,
@@ -130,8 +135,8 @@ impl Header {
             object_prefix: Decoder::new(prefix).text()?,
             data_pool_id: data_pool.filter(|id| *id >= 0),
             stripe: number("stripe_unit")?.zip(number("stripe_count")?),
-            parent: parent.clone().filter(|(_, attached)| *attached).map(|(parent, _)| parent),
-            parent_of_snapshots: parent.filter(|(_, attached)| !attached).map(|(parent, _)| parent),
+            parent,
+            parent_of_snapshots,
             snapshots: snapshots.values().map(|value| snapshot(value)).collect::<Decoded<_>>()?,
             metadata: omap
                 .iter()
@@ -336,8 +341,7 @@ mod tests {
         };
         assert_eq!(snapshot(&trashed), Ok(expected));
         // Of a clone: the last field is the overlap with its parent.
-        let (end, whole) = (trashed.len() - 1, [&trashed[..], &[0; 8]].concat());
-        let mut of_clone = whole.clone();
+        let (end, mut of_clone) = (trashed.len() - 1, [&trashed[..], &[0; 8]].concat());
         of_clone[2] += 8;
         of_clone[end] = 1;
         assert!(snapshot(&of_clone).unwrap().has_parent);

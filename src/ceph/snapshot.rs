@@ -85,7 +85,7 @@ impl Pool {
         let map = self.read_all(OP, &object).await?;
         // One that is there was copied before the image's map was changed, and is right.
         let copy = WriteOp::new().create_exclusive().write_full(map);
-        match self.write(OP, &snapshot_map(id, snap_id), copy).await {
+        match self.write(OP, &id.snapshot_map_object(snap_id), copy).await {
             Err(error) if error.is(libc::EEXIST) => {}
             copied => copied?,
         }
@@ -136,7 +136,7 @@ impl Pool {
     /// What was new in the snapshot is new in the next younger one, or in the image.
     async fn remove_snapshot_map(&self, id: &ImageId, header: &Header, snap_id: u64) -> Result<()> {
         const OP: &str = "snapshot object map";
-        let object = snapshot_map(id, snap_id);
+        let object = id.snapshot_map_object(snap_id);
         if header.features.contains(Features::FAST_DIFF) {
             match self.read(OP, &object, ReadOp::new().exec(RBD, c"object_map_load", Vec::new())).await {
                 // Removed already, so the next map has been changed, too.
@@ -159,17 +159,17 @@ impl Pool {
         snap_id: u64,
         map: &[u8],
     ) -> Result<()> {
+        const STEP: &str = "snapshot out of object map";
         let mut younger: Vec<u64> = header.snapshots.iter().map(|snapshot| snapshot.id).collect();
         younger.retain(|id| *id > snap_id);
         younger.sort_unstable();
+        let op = || WriteOp::new().assert_exists().exec(RBD, c"object_map_snap_remove", map.to_vec());
         for next in younger {
-            let op = WriteOp::new().assert_exists().exec(RBD, c"object_map_snap_remove", map.to_vec());
-            if gone_is_false(self.write("snapshot out of object map", &snapshot_map(id, next), op).await)? {
+            if gone_is_false(self.write(STEP, &id.snapshot_map_object(next), op()).await)? {
                 return Ok(());
             }
         }
-        let op = WriteOp::new().assert_exists().exec(RBD, c"object_map_snap_remove", map.to_vec());
-        self.write("snapshot out of object map", &id.object_map_object(), op).await
+        self.write(STEP, &id.object_map_object(), op()).await
     }
 
     /// Tells all who have the image open (librbd, krbd) that its header has changed, and waits
@@ -198,9 +198,4 @@ impl Pool {
         };
         self.blocking("rados_notify2", &object, &object, call).await
     }
-}
-
-/// `rbd_object_map.<id>.<snapshot>`.
-fn snapshot_map(id: &ImageId, snap_id: u64) -> String {
-    format!("{}.{snap_id:016x}", id.object_map_object())
 }

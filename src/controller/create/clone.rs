@@ -49,9 +49,7 @@ impl Parent {
     /// What Ceph answers.
     pub async fn names(&self, pool: &Pool, id: &ImageId) -> Result<bool> {
         let children = self.pool.children_of(&self.id, Some(self.snap_id)).await?;
-        Ok(children.iter().any(|child| {
-            child.pool_id == pool.id() && child.namespace == pool.namespace() && child.image_id == *id
-        }))
+        Ok(children.iter().any(|child| child.is(pool, id)))
     }
 }
 

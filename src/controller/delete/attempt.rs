@@ -13,7 +13,7 @@ use super::mgr;
 use super::parent;
 use super::purge::{Place, Purger};
 use super::record::{self, ParentImage, Record, Written};
-use crate::ceph::{Child, Features, Header, ImageId, Pool, SnapshotKind, TrashEntry, WriteOp, lock};
+use crate::ceph::{Features, Header, ImageId, Pool, SnapshotKind, TrashEntry, WriteOp, lock};
 use crate::controller::owner::Owner;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::watch;
@@ -211,7 +211,7 @@ impl Attempt<'_> {
             return Ok(None);
         };
         let children = pool.children_of(&id, Some(parent.snap_id)).await?;
-        if !children.iter().any(|child| self.is_this(child)) {
+        if !children.iter().any(|child| child.is(&self.pool, self.id)) {
             // A clone that was never finished, or a flatten that stopped behind its copying: the
             // parent's snapshot may be gone, and librbd could not open the image with it.
             self.pool.detach_parent(self.id).await?;
@@ -226,12 +226,6 @@ impl Attempt<'_> {
         }
         let in_trash = pool.trash_entry(&id).await?.is_some();
         self.dead_owner(&pool, &id, &of_parent, in_trash).await
-    }
-
-    fn is_this(&self, child: &Child) -> bool {
-        child.pool_id == self.pool.id()
-            && child.namespace == self.pool.namespace()
-            && child.image_id == *self.id
     }
 
     /// An owner of an image's lock that has no watch. librbd would blocklist it, and with it all

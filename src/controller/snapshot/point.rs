@@ -20,7 +20,7 @@ use crate::controller::create::leftover::{self, Origin};
 use crate::controller::delete::discard::Discard;
 use crate::controller::delete::purge::Purger;
 use crate::volume::error::{Error, Kind, Result};
-use crate::volume::image::{lock_owner, name};
+use crate::volume::image::{chain, lock_owner, name};
 use crate::volume::journal::{Entry, Journal};
 use crate::volume::operation::Progress;
 
@@ -164,15 +164,7 @@ impl Point<'_> {
         let parent = header.parent.as_ref().or(header.parent_of_snapshots.as_ref());
         let mark = user_snapshot(header, &mark.name).unwrap_or(mark);
         let Some(parent) = parent.filter(|_| mark.has_parent) else { return Ok(()) };
-        let of = pool.connection().pool_by_id(parent.pool_id, &parent.namespace).await?;
-        let children = match of {
-            Some(of) => of.children_of(&ImageId::new(&*parent.image_id), Some(parent.snap_id)).await?,
-            None => Vec::new(),
-        };
-        let known = children.iter().any(|child| {
-            child.pool_id == pool.id() && child.namespace == pool.namespace() && child.image_id == *id
-        });
-        if known {
+        if chain::is_listed(pool, id, parent).await? == Some(true) {
             return Ok(());
         }
         let text = format!(

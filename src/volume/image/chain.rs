@@ -53,3 +53,17 @@ async fn read(pool: &Pool, parent: &Parent) -> Result<Ancestor> {
     let header = pool.image_header(&id, &[]).await?.ok_or_else(gone)?;
     Ok(Ancestor { pool, id, header })
 }
+
+/// Whether the parent that an image names has the image among its clones. Not so for a clone that
+/// was never attached, nor behind the copying of a flatten. `None`: the parent's pool is gone. One
+/// operation.
+///
+/// # Errors
+/// What Ceph answers.
+pub async fn is_listed(pool: &Pool, id: &ImageId, parent: &Parent) -> Result<Option<bool>> {
+    let Some(of) = pool.connection().pool_by_id(parent.pool_id, &parent.namespace).await? else {
+        return Ok(None);
+    };
+    let children = of.children_of(&ImageId::new(&*parent.image_id), Some(parent.snap_id)).await?;
+    Ok(Some(children.iter().any(|child| child.is(pool, id))))
+}

@@ -12,7 +12,7 @@ use crate::controller::owner::Owner;
 use crate::controller::reach::Reach;
 use crate::controller::snapshot::point::close;
 use crate::volume::error::{Error, Kind, Result};
-use crate::volume::image::lock_owner;
+use crate::volume::image::{chain, lock_owner};
 use crate::volume::journal::Journal;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -263,14 +263,8 @@ impl Work {
 /// What Ceph answers.
 pub async fn finish(pool: &Pool, id: &ImageId, header: &Header) -> Result<bool> {
     let Some(parent) = &header.parent else { return Ok(false) };
-    let of = pool.connection().pool_by_id(parent.pool_id, &parent.namespace).await?;
     // A pool that is gone took data along that nobody has copied for sure.
-    let Some(of) = of else { return Ok(false) };
-    let children = of.children_of(&ImageId::new(&*parent.image_id), Some(parent.snap_id)).await?;
-    let known = children.iter().any(|child| {
-        child.pool_id == pool.id() && child.namespace == pool.namespace() && child.image_id == *id
-    });
-    if known {
+    if chain::is_listed(pool, id, parent).await?.unwrap_or(true) {
         return Ok(false);
     }
     tracing::info!(image_id = id.as_str(), "a flatten that had copied all is finished");
