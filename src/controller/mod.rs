@@ -63,7 +63,6 @@ pub struct Controller {
     operations: Operations,
     purger: Purger,
     creator: Creator,
-    flattener: Flattener,
     /// Where the secrets lie that config.json names, if there is a Kubernetes.
     kube: Option<Kube>,
 }
@@ -75,7 +74,7 @@ impl Controller {
         let flattener = Flattener::new(options.flatten_concurrency, &creator, &resolver.instance);
         let purger = Purger::new(&creator, &resolver.instance, &flattener);
         flattener.tell(&purger);
-        Self { options: Arc::new(options), resolver, operations, purger, creator, flattener, kube: None }
+        Self { options: Arc::new(options), resolver, operations, purger, creator, kube: None }
     }
 
     /// The same, with a Kubernetes that keeps the secrets that config.json names.
@@ -185,7 +184,7 @@ impl Controller {
     /// made of the image, which it would disturb; what fails is tried again by the next such call.
     async fn flatten_later(&self, reach: &Reach, deep: Option<Target>) {
         let Some(target) = deep else { return };
-        if let Err(error) = self.flattener.start(reach, target, Need::Soft).await {
+        if let Err(error) = self.purger.flattener().start(reach, target, Need::Soft).await {
             tracing::warn!(%error, "an image at the soft limit of the clone depth is not flattened yet");
         }
     }
@@ -254,8 +253,7 @@ impl Controller {
         let origin = own_words(origin);
         let ours = |entry: &Entry| entry.origin.as_ref().is_none_or(|recorded| *recorded == origin);
         let images = |entry: &Entry| {
-            let default = || format!("{}{}", wanted.parameters.prefix, entry.uuid);
-            let image = entry.image_name.clone().unwrap_or_else(default);
+            let image = entry.image_or(&wanted.parameters.prefix);
             let beside = name::beside(&image);
             vec![image, beside]
         };

@@ -58,7 +58,7 @@ impl Look<'_> {
     /// many snapshots; what Ceph answers.
     pub async fn before_snapshot(&self, image: &Source) -> Result<Option<Target>> {
         self.snapshots(image)?;
-        refuse_blind(&self.controller.flattener, image).await?;
+        refuse_blind(self.flattener(), image).await?;
         self.depth(image, ABOVE_A_VOLUME).await
     }
 
@@ -70,6 +70,10 @@ impl Look<'_> {
         self.depth(image, ABOVE_A_SNAPSHOT).await
     }
 
+    fn flattener(&self) -> &Flattener {
+        self.controller.purger.flattener()
+    }
+
     async fn depth(&self, image: &Source, above: usize) -> Result<Option<Target>> {
         if image.header.parent.is_none() {
             return Ok(None);
@@ -79,12 +83,12 @@ impl Look<'_> {
         if depth < limits.soft_depth.saturating_sub(above) {
             return Ok(None);
         }
-        let target = Target { pool: image.pool.clone(), id: image.id.clone(), name: image.name.clone() };
+        let target = Target::of(image);
         if depth < limits.hard_depth.saturating_sub(above) {
             return Ok(Some(target));
         }
         let shown = image.pool.describe(&image.name);
-        let far = self.controller.flattener.start(self.reach, target, Need::Hard).await?;
+        let far = self.flattener().start(self.reach, target, Need::Hard).await?;
         let text = format!(
             "image {shown} is a clone of a clone, {depth} deep, and has to be flattened first: flatten is in \
              progress for image {shown}, {far}; calling again goes on when it is done"
@@ -100,9 +104,9 @@ impl Look<'_> {
             return Ok(());
         }
         let full = has > limits.most_snapshots;
-        let target = Target { pool: image.pool.clone(), id: image.id.clone(), name: image.name.clone() };
         let need = if full { Need::Hard } else { Need::Soft };
-        self.controller.flattener.thin_out(self.reach, target, has - limits.many_snapshots, need);
+        let surplus = has - limits.many_snapshots;
+        self.flattener().thin_out(self.reach, Target::of(image), surplus, need);
         if !full {
             return Ok(());
         }

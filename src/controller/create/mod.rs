@@ -206,8 +206,7 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     fn image_name(&self, entry: &Entry) -> String {
-        let default = || format!("{}{}", self.wanted.parameters.prefix, entry.uuid);
-        entry.image_name.clone().unwrap_or_else(default)
+        entry.image_or(&self.wanted.parameters.prefix)
     }
 
     fn spec(&self) -> ImageSpec {

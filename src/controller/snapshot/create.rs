@@ -141,8 +141,7 @@ impl Making<'_> {
     }
 
     fn image_name(&self, entry: &Entry) -> String {
-        let default = || format!("{}{}", self.parameters.prefix, entry.uuid);
-        entry.image_name.clone().unwrap_or_else(default)
+        entry.image_or(&self.parameters.prefix)
     }
 
     /// A complete snapshot, if it is of the same source. `None`: its image is gone, and the

@@ -130,13 +130,13 @@ impl Journal {
         let since = Instant::now();
         creator.know(self.pool.connection());
         loop {
-            // Without the second comparison the lock would stay on an entry that is complete.
+            // Only on an entry that stands and is not complete: on that the lock would stay.
             let op = WriteOp::new()
                 .assert_exists()
                 .omap_equals(self.collection.name_key(), entry.name.as_bytes())
                 .omap_equals(IMAGE_ID, b"");
             match self.pool.write("journal claim", &object, creator.lock(op)).await {
-                Ok(()) => return self.unfinished(reservation).await,
+                Ok(()) => return Ok(true),
                 Err(error) if error.is(libc::ENOENT) || error.is(libc::ECANCELED) => return Ok(false),
                 Err(error) if !error.is(libc::EBUSY) => return Err(error.into()),
                 Err(_) => {}

@@ -115,7 +115,12 @@ pub struct Entry {
 impl Entry {
     /// The name of the image, which entries of old releases leave to the collection's default.
     pub fn image(&self, collection: Collection) -> String {
-        self.image_name.clone().unwrap_or_else(|| collection.default_image(self.uuid))
+        self.image_or(collection.default_prefix())
+    }
+
+    /// The same where the caller knows the prefix.
+    pub fn image_or(&self, prefix: &str) -> String {
+        self.image_name.clone().unwrap_or_else(|| format!("{prefix}{}", self.uuid))
     }
 }
 

@@ -23,6 +23,23 @@ impl Below {
     }
 }
 
+/// The clones of an image's snapshots, each with the snapshot's id. One without a name is in the
+/// trash, and goes with its purge. One operation, and one for each clone.
+///
+/// # Errors
+/// What Ceph answers.
+pub async fn clones(pool: &Pool, id: &ImageId) -> Result<Vec<(u64, Target)>> {
+    let mut clones = Vec::new();
+    for child in pool.children_of(id, None).await? {
+        let of = pool.connection().pool_by_id(child.pool_id, &child.namespace).await?;
+        let Some(of) = of else { continue };
+        if let Some(name) = of.directory_name(&child.image_id).await? {
+            clones.push((child.snap_id, Target { pool: of, id: child.image_id, name }));
+        }
+    }
+    Ok(clones)
+}
+
 /// Looks; four operations for each image below.
 ///
 /// # Errors

@@ -36,6 +36,7 @@ use crate::ceph::{Features, Header, ImageId, Pool, WriteOp};
 use crate::controller::delete::purge::Purger;
 use crate::controller::delete::record::ParentImage;
 use crate::controller::reach::Reach;
+use crate::controller::snapshot::point::Source;
 use crate::metrics;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::chain::{self, Ancestor};
@@ -90,6 +91,36 @@ pub struct Target {
     pub name: String,
 }
 
+impl Target {
+    /// The image that something is made of.
+    pub fn of(image: &Source) -> Self {
+        Self { pool: image.pool.clone(), id: image.id.clone(), name: image.name.clone() }
+    }
+}
+
+/// What is written down of a flatten.
+struct Record {
+    /// The image's name, for people.
+    image: String,
+    need: Need,
+}
+
+impl Record {
+    fn encode(&self) -> Vec<u8> {
+        serde_json::json!({ "image": self.image, "hard": self.need == Need::Hard }).to_string().into_bytes()
+    }
+
+    /// Reads a value; what is not there or not understood is left out.
+    fn decode(value: &[u8]) -> Self {
+        let value: serde_json::Value = serde_json::from_slice(value).unwrap_or_default();
+        let hard = value["hard"].as_bool().unwrap_or(false);
+        Self {
+            image: value["image"].as_str().unwrap_or_default().to_owned(),
+            need: if hard { Need::Hard } else { Need::Soft },
+        }
+    }
+}
+
 /// How far a flatten is, and the hand on it.
 #[derive(Debug, Clone, Default)]
 pub struct Far(Arc<State>);
@@ -118,6 +149,10 @@ impl Far {
 
     fn wait_for(&self, what: Option<String>) {
         *self.0.waits_for.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    fn needs(&self, need: Need) {
+        self.0.hard.fetch_or(need == Need::Hard, Ordering::Relaxed);
     }
 
     fn is_hard(&self) -> bool {
@@ -185,14 +220,14 @@ impl Flattener {
         if let Some(far) = running.filter(joins) {
             return Ok(far);
         }
-        let value = serde_json::json!({ "image": target.name, "hard": need == Need::Hard });
+        let record = Record { image: target.name.clone(), need };
         let (journal, key) = (self.journal(&target.pool), key(&target.id));
         let mut op = WriteOp::new().create();
         if need == Need::Soft {
             // One that a call waits for stays as it is.
             op = op.omap_equals(key.as_str(), b"");
         }
-        let op = op.omap_set([(key, value.to_string().into_bytes())]);
+        let op = op.omap_set([(key, record.encode())]);
         match journal.pool().write("journal record flatten", journal.directory(), op).await {
             Err(error) if error.is(libc::ECANCELED) => {}
             recorded => recorded?,
@@ -202,9 +237,7 @@ impl Flattener {
 
     /// Goes on with what a record in this pool names.
     pub fn resume(&self, pool: &Pool, reach: &Reach, id: &ImageId, value: &[u8]) {
-        let record: serde_json::Value = serde_json::from_slice(value).unwrap_or_default();
-        let name = record["image"].as_str().unwrap_or_default().to_owned();
-        let need = need_of(value);
+        let Record { image: name, need } = Record::decode(value);
         self.begin(reach, Target { pool: pool.clone(), id: id.clone(), name }, need);
     }
 
@@ -268,7 +301,7 @@ impl Flattener {
             let (value, holder) =
                 tokio::join!(record(&journal, id), pool.lock_holder(journal.directory(), &key));
             let (value, holder) = (value?, holder?);
-            let need = value.as_deref().map(need_of);
+            let need = value.as_deref().map(|value| Record::decode(value).need);
             let Some(holder) = holder else {
                 if need == Some(Need::Soft) {
                     self.cancel(pool, id).await?;
@@ -321,7 +354,7 @@ impl Flattener {
             // One that was cancelled is about to end, and its record is another.
             let known = running.get(&place).filter(|far| !far.is_cancelled()).cloned();
             let far = known.as_ref().unwrap_or(&new);
-            far.0.hard.fetch_or(need == Need::Hard, Ordering::Relaxed);
+            far.needs(need);
             if let Some(known) = known {
                 known.0.changed.notify_one();
                 return known;
@@ -348,11 +381,6 @@ impl Flattener {
 
 fn place(pool: &Pool, id: &ImageId) -> Place {
     (pool.connection().fsid_text().to_owned(), pool.id(), pool.namespace().to_owned(), id.clone())
-}
-
-fn need_of(record: &[u8]) -> Need {
-    let record: serde_json::Value = serde_json::from_slice(record).unwrap_or_default();
-    if record["hard"].as_bool().unwrap_or(false) { Need::Hard } else { Need::Soft }
 }
 
 /// The record of an image, if there is one.

@@ -32,15 +32,7 @@ impl Flattener {
 
     async fn thin_out_now(&self, reach: &Reach, image: &Target, count: usize, need: Need) -> Result<()> {
         let Some(pool) = reach.background(&image.pool).await? else { return Ok(()) };
-        let mut clones = Vec::new();
-        for child in pool.children_of(&image.id, None).await? {
-            let of = pool.connection().pool_by_id(child.pool_id, &child.namespace).await?;
-            let Some(of) = of else { continue };
-            // One without a name is in the trash, and goes with its purge.
-            if let Some(name) = of.directory_name(&child.image_id).await? {
-                clones.push((child.snap_id, Target { pool: of, id: child.image_id, name }));
-            }
-        }
+        let mut clones = below::clones(&pool, &image.id).await?;
         // The oldest first; those beside cloned volumes before them, since nobody restores them.
         clones.sort_by_key(|(snap_id, clone)| (beside_which(&clone.name).is_none(), *snap_id));
         let (mut begun, mut needed) = (0, Vec::new());

@@ -1,11 +1,10 @@
 //! One flatten of this process: tried until the image has all data of its own, or is gone.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::below::{self, Below};
-use super::{Far, Flattener, Need, Target, changes_descendants, key, need_of, record};
+use super::{Far, Flattener, Need, Record, Target, changes_descendants, key, record};
 use crate::ceph::{Features, Header, ImageId, KeepGoing, OpenMode, Pool};
 use crate::controller::delete::record::ParentImage;
 use crate::controller::owner::Owner;
@@ -109,7 +108,7 @@ impl Work {
         let Some(owner) = owner else {
             return Ok(Outcome::Later("whose record somebody else has changed".to_owned()));
         };
-        self.far.0.hard.fetch_or(need_of(&value) == Need::Hard, Ordering::Relaxed);
+        self.far.needs(Record::decode(&value).need);
         let outcome = self.attempt_as(&owner, &pool).await;
         if !matches!(outcome, Ok(Outcome::Done)) {
             owner.give_back().await;
@@ -126,10 +125,10 @@ impl Work {
     async fn attempt_as(&self, owner: &Owner<'_>, pool: &Pool) -> Result<Outcome> {
         let id = &self.target.id;
         let (header, deleted) = tokio::join!(pool.image_header(id, &[]), pool.trash_entry(id));
-        let Some(header) = header?.filter(|_| !matches!(deleted, Ok(Some(_)))) else {
+        let Some(header) = header? else { return Ok(Outcome::Done) };
+        if deleted?.is_some() {
             return Ok(Outcome::Done);
-        };
-        deleted?;
+        }
         if let Some(parent) = ParentImage::of(&header) {
             *self.parent() = Some(parent);
         }
@@ -145,14 +144,15 @@ impl Work {
         if header.features.contains(Features::DEEP_FLATTEN) || header.snapshots.is_empty() {
             return Ok(Outcome::Done);
         }
-        let children = self.clones(pool).await?;
-        if children.is_empty() {
+        // They keep the image's snapshots.
+        let clones: Vec<_> = below::clones(pool, id).await?.into_iter().map(|(_, clone)| clone).collect();
+        if clones.is_empty() {
             return Ok(Outcome::Done);
         }
         let below = below::look(pool, id, &self.flattener.instance).await?;
         match self.need() {
             Need::Soft if !below.is_empty() => self.give_up(pool, &below),
-            _ => Ok(Outcome::First("clones of its snapshots", children)),
+            _ => Ok(Outcome::First("clones of its snapshots", clones)),
         }
     }
 
@@ -238,19 +238,6 @@ impl Work {
             }
             owned() && !far.is_cancelled()
         })
-    }
-
-    /// The clones that keep the image's snapshots.
-    async fn clones(&self, pool: &Pool) -> Result<Vec<Target>> {
-        let mut targets = Vec::new();
-        for child in pool.children_of(&self.target.id, None).await? {
-            let of = pool.connection().pool_by_id(child.pool_id, &child.namespace).await?;
-            let Some(of) = of else { continue };
-            if let Some(name) = of.directory_name(&child.image_id).await? {
-                targets.push(Target { pool: of, id: child.image_id, name });
-            }
-        }
-        Ok(targets)
     }
 }
 
