@@ -13,11 +13,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rbd_csi::csi::proto;
-use rbd_csi::csi::proto::volume_content_source::{SnapshotSource, Type};
 use tonic::{Code, Status};
 
 use support::driver::{self, Driver, Site};
 use support::lab::{Cluster, Lab, LabSpec, Node, Running};
+use support::snapshots::{self, Of};
 
 const GIB: i64 = 1 << 30;
 /// After that time without a sign of life a watch is gone.
@@ -58,29 +58,27 @@ impl Bench {
         self.site.controller(&self.lab)
     }
 
-    fn create(&self, driver: &Driver, name: &str, of: Option<Type>) -> proto::Volume {
+    fn create(&self, driver: &Driver, name: &str, of: Option<Of<'_>>) -> proto::Volume {
         let mut request = driver::create(&self.site, name, GIB);
-        request.volume_content_source = of.map(|of| proto::VolumeContentSource { r#type: Some(of) });
+        request.volume_content_source = of.map(Of::content);
         let volume = self.runtime.block_on(async { driver.client().await.create_volume(request).await });
         volume.unwrap().into_inner().volume.unwrap()
     }
 
     fn snapshot(&self, driver: &Driver, name: &str, of: &str) -> String {
-        let request = proto::CreateSnapshotRequest {
-            source_volume_id: of.to_owned(),
-            name: name.to_owned(),
-            secrets: self.site.secrets.clone(),
-            parameters: [("clusterID".to_owned(), driver::CLUSTER_ID.to_owned())].into(),
-            ..Default::default()
-        };
+        let request = snapshots::request(&self.site, name, of);
         let made = self.runtime.block_on(async { driver.client().await.create_snapshot(request).await });
         made.unwrap().into_inner().snapshot.unwrap().snapshot_id
     }
 
     fn delete_snapshot(&self, driver: &Driver, id: &str) {
-        let request =
-            proto::DeleteSnapshotRequest { snapshot_id: id.to_owned(), secrets: self.site.secrets.clone() };
+        let request = snapshots::delete(&self.site, id);
         self.runtime.block_on(async { driver.client().await.delete_snapshot(request).await }).unwrap();
+    }
+
+    fn delete(&self, driver: &Driver, id: &str) {
+        let request = driver::delete(&self.site, id);
+        self.runtime.block_on(async { driver.client().await.delete_volume(request).await }).unwrap();
     }
 
     /// What the cluster's clients have read since it was started, in bytes.
@@ -143,8 +141,7 @@ impl Bench {
         while !self.node().command(&unmap).output().unwrap().status.success() {
             assert!(Instant::now() < until, "the device is still in use");
         }
-        let request = driver::delete(&self.site, &written.id);
-        self.runtime.block_on(async { driver.client().await.delete_volume(request).await }).unwrap();
+        self.delete(driver, &written.id);
     }
 }
 
@@ -194,8 +191,8 @@ fn a_volume_is_flattened_under_its_writer_and_no_work_is_done_twice() {
     let total = format!("{}", DATA);
     bench.cluster().rbd(&["bench", "--io-type", "write", "--io-size", "4M", "--io-total", &total, &spec]);
     let first = bench.snapshot(&driver, "snapshot-1", &source.volume_id);
-    let of = Type::Snapshot(SnapshotSource { snapshot_id: first.clone() });
-    let written = bench.written_to(bench.create(&driver, "pvc-written", Some(of)));
+    let restored = bench.create(&driver, "pvc-written", Some(Of::Snapshot(&first)));
+    let written = bench.written_to(restored);
     let (read, since) = (bench.read(), Instant::now());
     let second = bench.snapshot(&driver, "snapshot-2", &written.id);
     let has_parent = || bench.cluster().rbd(&["info", &written.image]).contains("parent:");
@@ -228,8 +225,7 @@ fn a_volume_is_flattened_under_its_writer_and_no_work_is_done_twice() {
     bench.delete_snapshot(&driver, &second);
     bench.clean_up(&driver, written);
     bench.delete_snapshot(&driver, &first);
-    let request = driver::delete(&bench.site, &source.volume_id);
-    bench.runtime.block_on(async { driver.client().await.delete_volume(request).await }).unwrap();
+    bench.delete(&driver, &source.volume_id);
 }
 
 #[test]
@@ -294,9 +290,7 @@ fn a_controller_that_is_killed_with_the_lock_holds_the_writer_up_until_its_watch
 fn a_mapping_that_gives_its_lock_to_nobody_is_told_as_the_reason() {
     let bench = Bench::new();
     let driver = bench.start();
-    let request = driver::create(&bench.site, "pvc-exclusive", GIB);
-    let volume = bench.runtime.block_on(async { driver.client().await.create_volume(request).await });
-    let volume = volume.unwrap().into_inner().volume.unwrap();
+    let volume = bench.create(&driver, "pvc-exclusive", None);
     let spec = format!("rbd/{}", volume.volume_context["imageName"]);
     let device = bench.node().exec(&["rbd", "map", "-o", "noudev,exclusive", &spec]);
     let status = bench.grow(&driver, &volume.volume_id, 2).unwrap_err();

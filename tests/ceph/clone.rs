@@ -64,8 +64,7 @@ fn a_clone_takes_all_metadata_of_its_parent_but_librbd_s_own() {
                 .into();
         // Set behind the snapshot: librbd copies what there is now.
         pool.set_metadata(&id, &pairs).await.unwrap();
-        cluster.ceph(&["osd", "pool", "create", "clone-data", "8"]);
-        cluster.rbd(&["pool", "init", "clone-data"]);
+        crate::support::pool::make(cluster, "clone-data");
         let elsewhere = pool.connection().pool("clone-data", "").await.unwrap();
         let asked = ImageSpec {
             data_pool: Some("rbd".into()),

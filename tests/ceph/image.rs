@@ -33,8 +33,7 @@ fn what_we_make_rbd_describes_and_the_other_way_round() {
         };
         assert_eq!(errno(pool.create_image("made", &all).await), libc::ENOENT, "no data pool");
         assert_eq!(pool.image_id("made").await.unwrap(), None);
-        cluster.ceph(&["osd", "pool", "create", "data", "8"]);
-        cluster.rbd(&["pool", "init", "data"]);
+        crate::support::pool::make(cluster, "data");
         pool.create_image("made", &all).await.unwrap();
         assert_eq!(errno(pool.create_image("made", &all).await), libc::EEXIST);
         let id = pool.image_id("made").await.unwrap().unwrap();

@@ -118,8 +118,7 @@ fn futures_that_are_dropped_leave_the_library_its_buffers() {
 fn a_full_pool_answers_instead_of_blocking() {
     in_lab(async |lab| {
         let cluster = lab.cluster(0);
-        cluster.ceph(&["osd", "pool", "create", "full", "8"]);
-        cluster.rbd(&["pool", "init", "full"]);
+        crate::support::pool::make(cluster, "full");
         let client = Client::new(cluster, "");
         let pool = client.pool("full").await;
         pool.write("test write", "there", WriteOp::new().omap_set([("k", "v")])).await.unwrap();

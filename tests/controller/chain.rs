@@ -70,8 +70,7 @@ fn family(bench: &Bench, driver: &Driver) -> Vec<One> {
 fn a_family_of_three_generations_in_two_pools_goes_in_any_order() {
     let bench = Bench::new();
     let cluster = bench.cluster();
-    cluster.ceph(&["osd", "pool", "create", SECOND, "8"]);
-    cluster.rbd(&["pool", "init", SECOND]);
+    crate::support::pool::make(cluster, SECOND);
     let second = bench.pool(SECOND);
     let pools = [&bench.rados, &second];
     let driver = bench.start();
@@ -94,7 +93,7 @@ fn a_family_of_three_generations_in_two_pools_goes_in_any_order() {
     }
     eprintln!("the longest wait for a pool as before: {longest:.1?}");
     assert!(!bench.site.log().contains("WARN"), "{}", last_lines(&bench.site.log(), 20));
-    cluster.ceph(&["osd", "pool", "rm", SECOND, SECOND, "--yes-i-really-really-mean-it"]);
+    crate::support::pool::remove(cluster, SECOND);
 }
 
 #[test]

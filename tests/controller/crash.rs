@@ -77,27 +77,10 @@ pub fn sweep_at<T>(
 ) {
     let bench = Bench::new();
     let mut steps = trace(&bench);
-    steps.retain(|step| !LOOK_UPS.iter().any(|name| step.starts_with(name)));
     // What a driver that has just started looks at in the background is no step of the call.
     steps.retain(|step| !step.starts_with("journal list"));
-    for point in points.of(steps.len() * 2) {
-        let (index, place) = (point / 2, ["before", "after"][point % 2]);
-        let name = |step: &str| step.split('\t').next().unwrap().to_owned();
-        let step = &steps[index];
-        let nth = steps[..=index].iter().filter(|other| name(other) == name(step)).count();
-        let at = format!("killed {place} {}#{nth} ({step})", name(step));
-        bench.site.arm("");
-        let prepared = prepare(&bench);
-        let mut driver = bench.start();
-        bench.site.arm(&format!("kill:{place}:{}#{nth}", name(step)));
-        attempt(&bench, &driver, &prepared);
-        assert!(driver.was_killed(KILLED), "{at}: it was not killed");
-        bench.check_that_ceph_csi_could_go_on(&at);
-        bench.site.arm("");
-        let driver = bench.start();
-        then(&bench, &driver, prepared, &at);
-        bench.wait_until_empty(&at);
-    }
+    let then = |bench: &Bench, driver: &Driver, prepared: T, (), at: &str| then(bench, driver, prepared, at);
+    kill(&bench, points, steps, prepare, attempt, then);
 }
 
 /// Runs `attempt` with a kill before or after a step that `trace` gives, and `then` what is to be
@@ -109,7 +92,23 @@ pub fn sweep(
     then: fn(&Bench, &Driver, Option<String>, &str),
 ) {
     let bench = Bench::new();
-    let mut steps = trace(&bench);
+    let steps = trace(&bench);
+    let attempt = |bench: &Bench, driver: &Driver, (): &()| attempt(bench, driver);
+    let then = |bench: &Bench, driver: &Driver, (), answered: Option<String>, at: &str| {
+        then(bench, driver, answered, at)
+    };
+    kill(&bench, points, steps, |_| (), attempt, then);
+}
+
+/// One driver killed at each of the points; `then` gets what was prepared and what `attempt` gave.
+fn kill<T, A>(
+    bench: &Bench,
+    points: Points,
+    mut steps: Vec<String>,
+    prepare: impl Fn(&Bench) -> T,
+    attempt: impl Fn(&Bench, &Driver, &T) -> A,
+    then: impl Fn(&Bench, &Driver, T, A, &str),
+) {
     steps.retain(|step| !LOOK_UPS.iter().any(|name| step.starts_with(name)));
     for point in points.of(steps.len() * 2) {
         let (step, place) = (&steps[point / 2], ["before", "after"][point % 2]);
@@ -118,14 +117,15 @@ pub fn sweep(
         let named = format!("{}#{nth}", name(step));
         let at = format!("killed {place} {named} ({step})");
         bench.site.arm("");
+        let prepared = prepare(bench);
         let mut driver = bench.start();
         bench.site.arm(&format!("kill:{place}:{named}"));
-        let answered = attempt(&bench, &driver);
+        let answered = attempt(bench, &driver, &prepared);
         assert!(driver.was_killed(KILLED), "{at}: it was not killed");
         bench.check_that_ceph_csi_could_go_on(&at);
         bench.site.arm("");
         let driver = bench.start();
-        then(&bench, &driver, answered, &at);
+        then(bench, &driver, prepared, answered, &at);
         bench.wait_until_empty(&at);
     }
 }

@@ -48,6 +48,11 @@ impl Chain {
         }
         bench.delete_snapshot(driver, &self.snapshot).unwrap();
     }
+
+    fn delete_ancestors(&self, bench: &Bench, driver: &Driver) {
+        bench.delete(driver, &self.source).unwrap();
+        bench.delete_snapshot(driver, &self.snapshot).unwrap();
+    }
 }
 
 /// The records of flattens.
@@ -60,6 +65,13 @@ fn recorded(bench: &Bench) -> Vec<String> {
 fn has_parent(bench: &Bench, image: &str) -> bool {
     let id = bench.wait(bench.rados.image_id(image)).unwrap().unwrap();
     bench.wait(bench.rados.image_header(&id, &[])).unwrap().unwrap().parent.is_some()
+}
+
+/// Waits until the driver on which faults strike has begun with a flatten.
+fn at_work(bench: &Bench) {
+    bench.wait_until("it is at work", || {
+        bench.site.steps().iter().any(|step| step.starts_with("rbd_flatten_with_progress"))
+    });
 }
 
 /// The snapshot of the restored volume, asked for until it is there; the refusals before.
@@ -85,8 +97,7 @@ fn at_the_soft_limit_the_answer_does_not_wait_and_the_end_frees_the_parents() {
     let driver = bench.start();
     let chain = chain(&bench, &driver, &[]);
     let (image, before) = (chain.image(), bench.checksum(&format!("rbd/{}", chain.image())));
-    bench.delete(&driver, &chain.source).unwrap();
-    bench.delete_snapshot(&driver, &chain.snapshot).unwrap();
+    chain.delete_ancestors(&bench, &driver);
     assert_eq!(bench.images(), std::slice::from_ref(&image));
     bench.site.arm("delay=2000:before:rbd_flatten_with_progress");
     let made = bench.snapshot(&driver, "snapshot-2", &chain.restored).unwrap().snapshot_id;
@@ -157,9 +168,7 @@ fn a_deletion_ends_the_flatten_of_its_image_in_this_controller_and_in_another() 
         let chain = chain(&bench, &other, &[]);
         bench.site.arm(&format!("delay={}:before:rbd_flatten_with_progress", flattens_for * 1000));
         bench.snapshot(&driver, "snapshot-2", &chain.restored).unwrap_err();
-        bench.wait_until("it is at work", || {
-            bench.site.steps().iter().any(|step| step.starts_with("rbd_flatten_with_progress"))
-        });
+        at_work(&bench);
         bench.delete(deletes, &chain.restored).unwrap();
         bench.site.arm("");
         assert_eq!(recorded(&bench), Vec::<String>::new());
@@ -175,9 +184,7 @@ fn of_two_controllers_one_flattens() {
     let chain = chain(&bench, &other, &[]);
     bench.site.arm("delay=8000:before:rbd_flatten_with_progress");
     bench.snapshot(&driver, "snapshot-2", &chain.restored).unwrap_err();
-    bench.wait_until("it is at work", || {
-        bench.site.steps().iter().any(|step| step.starts_with("rbd_flatten_with_progress"))
-    });
+    at_work(&bench);
     let (made, refusals) = snapshot_at_last(&bench, &other, &chain.restored);
     let told = refusals.iter().any(|status| status.message().contains("by another controller: client."));
     assert!(told, "{refusals:?}");
@@ -195,8 +202,7 @@ fn without_deep_flatten_it_is_done_when_no_snapshot_has_a_parent() {
     let driver = bench.start();
     let chain = chain(&bench, &driver, &[("imageFeatures", "layering")]);
     let before = bench.checksum(&format!("rbd/{}", chain.image()));
-    bench.delete(&driver, &chain.source).unwrap();
-    bench.delete_snapshot(&driver, &chain.snapshot).unwrap();
+    chain.delete_ancestors(&bench, &driver);
     let made = bench.snapshot(&driver, "snapshot-2", &chain.restored).unwrap().snapshot_id;
     let kept = image_of_snapshot(&made);
     bench.wait_until("both are flattened", || {
@@ -259,9 +265,7 @@ fn an_image_with_a_volume_below_is_flattened_only_when_a_call_needs_it_and_then_
     let (image, before) = (chain.image(), bench.checksum(&format!("rbd/{}", chain.image())));
     bench.site.arm("delay=8000:before:rbd_flatten_with_progress");
     let made = bench.snapshot(&driver, "snapshot-2", &chain.restored).unwrap().snapshot_id;
-    bench.wait_until("it is at work", || {
-        bench.site.steps().iter().any(|step| step.starts_with("rbd_flatten_with_progress"))
-    });
+    at_work(&bench);
     // Nobody waits for that flatten: it makes room for the new volume.
     let lower = bench.create_of(&driver, "pvc-lower", Of::Snapshot(&made)).unwrap().volume_id;
     bench.site.arm("");

@@ -108,5 +108,5 @@ fn a_topology_volume_is_found_in_its_own_pool() {
     bench.wait(bench.rados.write("clean up", "csi.volumes.default", op)).unwrap();
     bench.wait(bench.rados.remove("clean up", &format!("csi.volume.{uuid}"))).unwrap();
     bench.wait_until_empty("of a topology volume");
-    bench.cluster().ceph(&["osd", "pool", "rm", "zone", "zone", "--yes-i-really-really-mean-it"]);
+    crate::support::pool::remove(bench.cluster(), "zone");
 }

@@ -237,8 +237,7 @@ fn every_pool_that_the_user_may_read_is_listed() {
     let mut bench = Bench::new();
     let cluster = bench.cluster();
     for pool in ["listed", "hidden"] {
-        cluster.ceph(&["osd", "pool", "create", pool, "8"]);
-        cluster.rbd(&["pool", "init", pool]);
+        crate::support::pool::make(cluster, pool);
         cluster.rados(&["-p", pool, "setomapval", DIRECTORY, "csi.snap.elsewhere", &Uuid::nil().to_string()]);
     }
     let here = snapshot(&bench, "here", "csi-vol-x", 8);
@@ -267,7 +266,7 @@ fn every_pool_that_the_user_may_read_is_listed() {
         assert!(found.iter().all(|found| get(&bench, &driver, &found.snapshot_id).is_ok()));
     }
     for pool in ["listed", "hidden"] {
-        cluster.ceph(&["osd", "pool", "rm", pool, pool, "--yes-i-really-really-mean-it"]);
+        crate::support::pool::remove(cluster, pool);
     }
     clean_up(&bench);
 }

@@ -580,8 +580,7 @@ fn warm_up(bench: &Bench) {
 fn what_64_callers_were_told_is_what_the_cluster_holds() {
     let bench = Bench::new();
     let cluster = bench.cluster();
-    cluster.ceph(&["osd", "pool", "create", SECOND, "8"]);
-    cluster.rbd(&["pool", "init", SECOND]);
+    pool::make(cluster, SECOND);
     let second = bench.pool(SECOND);
     let pools = [&bench.rados, &second];
     warm_up(&bench);
@@ -605,5 +604,5 @@ fn what_64_callers_were_told_is_what_the_cluster_holds() {
     let left = mixed.world().things.len();
     assert_eq!(left, 0, "callers ended before all was deleted");
     before.wait_until_again(&bench, &pools, PATIENCE, "after all was deleted");
-    cluster.ceph(&["osd", "pool", "rm", SECOND, SECOND, "--yes-i-really-really-mean-it"]);
+    pool::remove(cluster, SECOND);
 }

@@ -170,7 +170,7 @@ fn pieces_whose_data_pool_is_gone_are_left_to_a_person() {
     let name = format!("csi-vol-{}", bench.reserved(NAME).unwrap());
     let id = bench.wait(bench.rados.image_id(&name)).unwrap().unwrap();
     Pieces(&bench).reduce(&name, &id, "IHM");
-    bench.cluster().ceph(&["osd", "pool", "rm", "leaving", "leaving", "--yes-i-really-really-mean-it"]);
+    crate::support::pool::remove(bench.cluster(), "leaving");
 
     let before = bench.contents();
     let driver = bench.start();

@@ -231,12 +231,11 @@ fn librbd_stops_when_its_purge_is_another_s() {
 fn a_purge_ends_with_its_pool() {
     let bench = Bench::new();
     let driver = bench.start();
-    bench.cluster().ceph(&["osd", "pool", "create", "leaving", "8"]);
-    bench.cluster().rbd(&["pool", "init", "leaving"]);
+    crate::support::pool::make(bench.cluster(), "leaving");
     let made = bench.send(&driver, bench.request(NAME, &[("pool", "leaving")])).unwrap();
     bench.site.arm(&format!("fail={}:before:rbd_trash_remove_with_progress", libc::EIO));
     bench.delete(&driver, &made.volume_id).unwrap();
     wait_until(&bench, "the first try", SOON, || bench.site.log().contains("stays in the trash for now"));
-    bench.cluster().ceph(&["osd", "pool", "rm", "leaving", "leaving", "--yes-i-really-really-mean-it"]);
+    crate::support::pool::remove(bench.cluster(), "leaving");
     wait_until(&bench, "the end", SOON, || bench.site.log().contains("a pool is gone"));
 }

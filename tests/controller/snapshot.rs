@@ -217,8 +217,7 @@ fn volumes_of_snapshots_go_to_other_pools_with_other_features() {
     let bench = Bench::new();
     let cluster = bench.cluster();
     for pool in ["fast", "bulk"] {
-        cluster.ceph(&["osd", "pool", "create", pool, "8"]);
-        cluster.rbd(&["pool", "init", pool]);
+        crate::support::pool::make(cluster, pool);
     }
     let driver = bench.start();
     let (id, source) = volume(&bench, &driver, "pvc-source", &[]);
@@ -246,7 +245,7 @@ fn volumes_of_snapshots_go_to_other_pools_with_other_features() {
     bench.wait_until_empty("the pool of the source");
     for pool in ["fast", "bulk"] {
         crate::support::pool::wait_until_empty(cluster, pool, std::time::Duration::from_secs(30));
-        cluster.ceph(&["osd", "pool", "rm", pool, pool, "--yes-i-really-really-mean-it"]);
+        crate::support::pool::remove(cluster, pool);
     }
 }
 

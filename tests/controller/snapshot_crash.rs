@@ -58,39 +58,51 @@ fn steps_of_snapshot(bench: &Bench) -> Vec<String> {
     steps
 }
 
+/// What is to be true after a kill, of what was prepared for it.
+type Then = fn(&Bench, &Driver, String, &str);
+
+fn kill_snapshot(then: Then) {
+    let attempt = |bench: &Bench, driver: &Driver, source: &String| {
+        drop(bench.snapshot(driver, "snapshot-1", source));
+    };
+    sweep_at(Points::sample(), steps_of_snapshot, source, attempt, then);
+}
+
+fn kill_restore(then: Then) {
+    let attempt = |bench: &Bench, driver: &Driver, snapshot: &String| {
+        drop(bench.create_of(driver, "pvc-restored", Of::Snapshot(snapshot)));
+    };
+    sweep_at(Points::sample(), steps_of_restore, snapshot_of_source, attempt, then);
+}
+
+fn kill_clone(then: Then) {
+    let attempt = |bench: &Bench, driver: &Driver, source: &String| {
+        drop(bench.create_of(driver, "pvc-clone", Of::Volume(source)));
+    };
+    sweep_at(Points::sample(), steps_of_clone, source, attempt, then);
+}
+
 #[test]
 fn a_snapshot_killed_at_any_call_is_made_once() {
-    sweep_at(
-        Points::sample(),
-        steps_of_snapshot,
-        source,
-        |bench, driver, source| drop(bench.snapshot(driver, "snapshot-1", source)),
-        |bench, driver, source, at| {
-            let made = goes_on(bench.snapshot(driver, "snapshot-1", &source), "snapshot", at);
-            assert_eq!(bench.snapshot(driver, "snapshot-1", &source).unwrap(), made, "{at}: repeated");
-            assert_eq!(bench.images().len(), 2, "{at}");
-            delete_all(bench, driver, &[made.snapshot_id], &[source], at);
-        },
-    );
+    kill_snapshot(|bench, driver, source, at| {
+        let made = goes_on(bench.snapshot(driver, "snapshot-1", &source), "snapshot", at);
+        assert_eq!(bench.snapshot(driver, "snapshot-1", &source).unwrap(), made, "{at}: repeated");
+        assert_eq!(bench.images().len(), 2, "{at}");
+        delete_all(bench, driver, &[made.snapshot_id], &[source], at);
+    });
 }
 
 #[test]
 fn a_snapshot_that_is_given_up_goes_with_its_volume() {
-    sweep_at(
-        Points::sample(),
-        steps_of_snapshot,
-        source,
-        |bench, driver, source| drop(bench.snapshot(driver, "snapshot-1", source)),
-        |bench, driver, source, at| {
-            // Without the answer, the CO deletes the volume, and asks for the snapshot once more.
-            goes_on(bench.delete(driver, &source), "delete", at);
-            match bench.snapshot(driver, "snapshot-1", &source) {
-                // It was complete.
-                Ok(made) => delete_all(bench, driver, &[made.snapshot_id], &[], at),
-                Err(status) => assert_eq!(status.code(), Code::NotFound, "{at}: {status}"),
-            }
-        },
-    );
+    kill_snapshot(|bench, driver, source, at| {
+        // Without the answer, the CO deletes the volume, and asks for the snapshot once more.
+        goes_on(bench.delete(driver, &source), "delete", at);
+        match bench.snapshot(driver, "snapshot-1", &source) {
+            // It was complete.
+            Ok(made) => delete_all(bench, driver, &[made.snapshot_id], &[], at),
+            Err(status) => assert_eq!(status.code(), Code::NotFound, "{at}: {status}"),
+        }
+    });
 }
 
 /// The calls of one CreateVolume from a snapshot.
@@ -138,66 +150,42 @@ fn given_up(bench: &Bench, driver: &Driver, name: &str, of: Of<'_>, at: &str) {
 
 #[test]
 fn a_restore_whose_snapshot_went_meanwhile_leaves_nothing() {
-    sweep_at(
-        Points::sample(),
-        steps_of_restore,
-        snapshot_of_source,
-        |bench, driver, snapshot| drop(bench.create_of(driver, "pvc-restored", Of::Snapshot(snapshot))),
-        |bench, driver, snapshot, at| {
-            let source = source(bench);
-            delete_all(bench, driver, std::slice::from_ref(&snapshot), &[source], at);
-            given_up(bench, driver, "pvc-restored", Of::Snapshot(&snapshot), at);
-        },
-    );
+    kill_restore(|bench, driver, snapshot, at| {
+        let source = source(bench);
+        delete_all(bench, driver, std::slice::from_ref(&snapshot), &[source], at);
+        given_up(bench, driver, "pvc-restored", Of::Snapshot(&snapshot), at);
+    });
 }
 
 #[test]
 fn a_clone_whose_source_went_meanwhile_leaves_nothing() {
-    sweep_at(
-        Points::sample(),
-        steps_of_clone,
-        source,
-        |bench, driver, source| drop(bench.create_of(driver, "pvc-clone", Of::Volume(source))),
-        |bench, driver, source, at| {
-            delete_all(bench, driver, &[], std::slice::from_ref(&source), at);
-            given_up(bench, driver, "pvc-clone", Of::Volume(&source), at);
-        },
-    );
+    kill_clone(|bench, driver, source, at| {
+        delete_all(bench, driver, &[], std::slice::from_ref(&source), at);
+        given_up(bench, driver, "pvc-clone", Of::Volume(&source), at);
+    });
 }
 
 #[test]
 fn a_restore_killed_at_any_call_is_made_once() {
-    sweep_at(
-        Points::sample(),
-        steps_of_restore,
-        snapshot_of_source,
-        |bench, driver, snapshot| drop(bench.create_of(driver, "pvc-restored", Of::Snapshot(snapshot))),
-        |bench, driver, snapshot, at| {
-            let of = Of::Snapshot(&snapshot);
-            let made = goes_on(bench.create_of(driver, "pvc-restored", of), "restore", at);
-            assert_eq!(bench.create_of(driver, "pvc-restored", of).unwrap(), made, "{at}: repeated");
-            assert_eq!(bench.images().len(), 3, "{at}");
-            let source = source(bench);
-            delete_all(bench, driver, &[snapshot], &[source, made.volume_id], at);
-        },
-    );
+    kill_restore(|bench, driver, snapshot, at| {
+        let of = Of::Snapshot(&snapshot);
+        let made = goes_on(bench.create_of(driver, "pvc-restored", of), "restore", at);
+        assert_eq!(bench.create_of(driver, "pvc-restored", of).unwrap(), made, "{at}: repeated");
+        assert_eq!(bench.images().len(), 3, "{at}");
+        let source = source(bench);
+        delete_all(bench, driver, &[snapshot], &[source, made.volume_id], at);
+    });
 }
 
 #[test]
 fn a_clone_killed_at_any_call_is_made_once() {
-    sweep_at(
-        Points::sample(),
-        steps_of_clone,
-        source,
-        |bench, driver, source| drop(bench.create_of(driver, "pvc-clone", Of::Volume(source))),
-        |bench, driver, source, at| {
-            let of = Of::Volume(&source);
-            let made = goes_on(bench.create_of(driver, "pvc-clone", of), "clone", at);
-            assert_eq!(bench.create_of(driver, "pvc-clone", of).unwrap(), made, "{at}: repeated");
-            assert_eq!(bench.images().len(), 3, "{at}");
-            delete_all(bench, driver, &[], &[source, made.volume_id], at);
-        },
-    );
+    kill_clone(|bench, driver, source, at| {
+        let of = Of::Volume(&source);
+        let made = goes_on(bench.create_of(driver, "pvc-clone", of), "clone", at);
+        assert_eq!(bench.create_of(driver, "pvc-clone", of).unwrap(), made, "{at}: repeated");
+        assert_eq!(bench.images().len(), 3, "{at}");
+        delete_all(bench, driver, &[], &[source, made.volume_id], at);
+    });
 }
 
 /// What a stop inside of librbd's snapshot leaves: an entry, the snapshot of the source, and no

@@ -59,8 +59,7 @@ fn the_documented_user_of_two_pools() {
     let mut bench = Bench::new();
     let pools = bench.cluster().ceph(&["osd", "pool", "ls"]);
     if !pools.lines().any(|pool| pool == "data") {
-        bench.cluster().ceph(&["osd", "pool", "create", "data", "8"]);
-        bench.cluster().rbd(&["pool", "init", "data"]);
+        crate::support::pool::make(bench.cluster(), "data");
     }
     login(&mut bench, "csi-rbd-two-pools");
     let _purging = lives(&bench, &[("dataPool", "data")]);

@@ -55,9 +55,8 @@ impl Bench {
             return this;
         }
         // A test that failed left it full; the next one is not to fail for that.
-        cluster.ceph(&["osd", "pool", "rm", "rbd", "rbd", "--yes-i-really-really-mean-it"]);
-        cluster.ceph(&["osd", "pool", "create", "rbd", "8"]);
-        cluster.rbd(&["pool", "init", "rbd"]);
+        super::pool::remove(cluster, "rbd");
+        super::pool::make(cluster, "rbd");
         // A client of its own: the other still has the old pool in its map.
         let monitors = std::slice::from_ref(&cluster.monitors);
         this.connections = Connections::new(None);

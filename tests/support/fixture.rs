@@ -35,8 +35,7 @@ impl Recorded {
     /// Makes those images and entries of the journal whose name or uuid is wanted.
     pub fn rebuild(&self, cluster: &Cluster, wanted: impl Fn(&str) -> bool) {
         if !cluster.ceph(&["osd", "pool", "ls"]).lines().any(|pool| pool == "data") {
-            cluster.ceph(&["osd", "pool", "create", "data", "8"]);
-            cluster.rbd(&["pool", "init", "data"]);
+            super::pool::make(cluster, "data");
         }
         let mut made = BTreeSet::new();
         for name in self.images().keys().filter(|name| wanted(name)) {

@@ -48,3 +48,14 @@ pub fn omap_value(cluster: &Cluster, pool: &str, object: &str, key: &str) -> Opt
     let output = command.output().unwrap();
     output.status.success().then(|| std::fs::read_to_string(path).unwrap())
 }
+
+/// Makes a pool for images.
+pub fn make(cluster: &Cluster, pool: &str) {
+    cluster.ceph(&["osd", "pool", "create", pool, "8"]);
+    cluster.rbd(&["pool", "init", pool]);
+}
+
+/// Removes a pool with all that is in it.
+pub fn remove(cluster: &Cluster, pool: &str) {
+    cluster.ceph(&["osd", "pool", "rm", pool, pool, "--yes-i-really-really-mean-it"]);
+}
