@@ -18,6 +18,10 @@ pub type rados_xattrs_iter_t = *mut c_void;
 pub type rbd_image_options_t = *mut c_void;
 pub type rbd_image_t = *mut c_void;
 pub type rados_callback_t = Option<unsafe extern "C" fn(rados_completion_t, *mut c_void)>;
+/// Argument, notification, cookie, who sent it, and the message.
+pub type rados_watchcb2_t = Option<unsafe extern "C" fn(*mut c_void, u64, u64, u64, *mut c_void, usize)>;
+/// Argument, cookie and errno.
+pub type rados_watcherrcb_t = Option<unsafe extern "C" fn(*mut c_void, u64, c_int)>;
 /// `librbd_progress_fn_t`: done, total, argument; a negative answer stops the operation.
 pub type rbd_progress_t = Option<unsafe extern "C" fn(u64, u64, *mut c_void) -> c_int>;
 
@@ -112,6 +116,25 @@ unsafe extern "C" {
         timeout_ms: u64,
         reply: *mut *mut c_char,
         reply_length: *mut usize,
+    ) -> c_int;
+    pub fn rados_watch3(
+        io: rados_ioctx_t,
+        object: *const c_char,
+        cookie: *mut u64,
+        heard: rados_watchcb2_t,
+        lost: rados_watcherrcb_t,
+        timeout_seconds: u32,
+        argument: *mut c_void,
+    ) -> c_int;
+    pub fn rados_unwatch2(io: rados_ioctx_t, cookie: u64) -> c_int;
+    pub fn rados_watch_flush(cluster: rados_t) -> c_int;
+    pub fn rados_notify_ack(
+        io: rados_ioctx_t,
+        object: *const c_char,
+        notification: u64,
+        cookie: u64,
+        answer: *const c_char,
+        length: c_int,
     ) -> c_int;
     pub fn rados_list_lockers(
         io: rados_ioctx_t,

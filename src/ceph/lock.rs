@@ -34,6 +34,9 @@ const ONCE: u8 = 0;
 const XATTR: &str = "lock.";
 /// librbd's and krbd's own lock on an image's header: who may write the image.
 const IMAGE_LOCK: &str = "rbd_lock";
+/// The tag of such a lock that was taken on need; krbd and librbd refuse to share an image that is
+/// locked with another.
+const INTERNAL: &str = "internal";
 /// How the cookie of such a lock begins that was taken on need, not by a person.
 const AUTOMATIC: &str = "auto ";
 /// Room for the answers of `rados_list_lockers`; an exclusive lock has one holder.
@@ -83,9 +86,13 @@ pub fn take_for(op: WriteOp, lock: &str, cookie: &str, time: Duration) -> WriteO
 }
 
 fn take_with(op: WriteOp, lock: &str, cookie: &str, time: Duration, flags: u8) -> WriteOp {
+    take_tagged(op, lock, (cookie, ""), time, flags)
+}
+
+fn take_tagged(op: WriteOp, lock: &str, (cookie, tag): (&str, &str), time: Duration, flags: u8) -> WriteOp {
     // cls_lock_lock_op: name, type, cookie, tag, description, duration, flags.
     let fields =
-        Encoder::default().text(lock).u8(EXCLUSIVE).text(cookie).text("").text("").time(time).u8(flags);
+        Encoder::default().text(lock).u8(EXCLUSIVE).text(cookie).text(tag).text("").time(time).u8(flags);
     op.exec(c"lock", c"lock", Encoder::default().versioned(1, 1, fields).finish())
 }
 
@@ -113,6 +120,29 @@ pub fn give_back(op: WriteOp, lock: &str, cookie: &str) -> WriteOp {
     let fields = Encoder::default().text(lock).text(cookie);
     op.exec(c"lock", c"unlock", Encoder::default().versioned(1, 1, fields).finish())
         .remove_xattr(&xattr(lock))
+}
+
+/// The cookie of an image's exclusive lock that is taken with this watch on its header.
+pub(super) fn image_cookie(watch: u64) -> String {
+    format!("{AUTOMATIC}{watch}")
+}
+
+/// Adds taking an image's exclusive lock as librbd does ([`super::ImageLock`] has the whole
+/// protocol): the whole operation fails with EBUSY while another holds it.
+pub(super) fn take_image(op: WriteOp, cookie: &str) -> WriteOp {
+    take_tagged(op, IMAGE_LOCK, (cookie, INTERNAL), Duration::ZERO, MAY_RENEW)
+}
+
+/// Adds that this client holds an image's exclusive lock: else the whole operation fails with EBUSY.
+pub(super) fn assert_image(op: WriteOp, cookie: &str) -> WriteOp {
+    // cls_lock_assert_op: name, type, cookie, tag.
+    let fields = Encoder::default().text(IMAGE_LOCK).u8(EXCLUSIVE).text(cookie).text(INTERNAL);
+    op.exec(c"lock", c"assert_locked", Encoder::default().versioned(1, 1, fields).finish())
+}
+
+/// Adds giving an image's exclusive lock back: ENOENT when it is not ours.
+pub(super) fn give_image_back(op: WriteOp, cookie: &str) -> WriteOp {
+    give_back(op, IMAGE_LOCK, cookie)
 }
 
 impl Pool {

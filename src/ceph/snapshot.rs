@@ -18,18 +18,12 @@ use super::door;
 use super::encoding::Encoder;
 use super::error::{CephError, Result};
 use super::features::Features;
-use super::ffi;
 use super::header::{Header, SnapshotKind};
 use super::image::{ImageId, RBD};
 use super::omap::gone_is_false;
 use super::pool::Pool;
 use super::read_op::{ReadOp, ReadResult};
 use super::write_op::WriteOp;
-
-/// librbd's `NOTIFY_TIMEOUT`.
-const NOTIFY_MS: u64 = 5000;
-/// `NOTIFY_OP_HEADER_UPDATE` of `librbd/WatchNotifyTypes.h`, as librbd 16.2 sends it.
-const HEADER_UPDATE: u32 = 3;
 
 impl Pool {
     /// Draws a snapshot id of this pool (`rados_aio_ioctx_selfmanaged_snap_create`). One that is
@@ -170,32 +164,5 @@ impl Pool {
             }
         }
         self.write(STEP, &id.object_map_object(), op()).await
-    }
-
-    /// Tells all who have the image open (librbd, krbd) that its header has changed, and waits
-    /// until they have read it anew, or at least heard of it: ETIMEDOUT after 5 s, when one of them does not
-    /// answer; the change is made all the same. Two operations when somebody does.
-    pub async fn notify_header_update(&self, id: &ImageId) -> Result<()> {
-        let object = id.header_object();
-        let payload = Encoder::default().versioned(7, 1, Encoder::default().u32(HEADER_UPDATE)).finish();
-        let call = move |io: ffi::rados_ioctx_t, object: &std::ffi::CStr| {
-            let (bytes, length) = (payload.as_ptr().cast(), payload.len());
-            let nothing = std::ptr::null_mut();
-            // SAFETY: a live context, a C string and a buffer of that length; the reply is not wanted.
-            let code = unsafe {
-                let length = i32::try_from(length).unwrap_or(0);
-                ffi::rados_notify2(
-                    io,
-                    object.as_ptr(),
-                    bytes,
-                    length,
-                    NOTIFY_MS,
-                    nothing,
-                    std::ptr::null_mut(),
-                )
-            };
-            (code.into(), ())
-        };
-        self.blocking("rados_notify2", &object, &object, call).await
     }
 }

@@ -4,15 +4,10 @@
 //! seconds (`osd_client_watch_timeout`), and a read-only mapping has none.
 
 use std::ffi::CStr;
-use std::ptr::{null, null_mut};
-use std::time::Duration;
 
-use super::encoding::{Decoded, Decoder};
-use super::error::{CephError, Result};
+use super::error::Result;
 use super::ffi;
-use super::image::ImageId;
 use super::pool::Pool;
-use super::read_op::owned;
 
 /// A client that watches an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,46 +37,11 @@ impl Pool {
 /// A client, and which of its watches of an object it is.
 pub type Watch = (u64, u64);
 
-impl Pool {
-    /// Which of an image's watchers answer within that time (`rados_notify2`): a watch alone
-    /// does not say that, since it outlives its client by half a minute. The notification is
-    /// empty, which librbd and krbd take for a changed header: they read it anew, and answer.
-    /// Two operations when somebody watches; ENOENT when there is no image.
-    pub async fn who_answers(&self, id: &ImageId, limit: Duration) -> Result<Vec<Watch>> {
-        const OP: &str = "rados_notify2";
-        let object = id.header_object();
-        let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        let ask = move |io: ffi::rados_ioctx_t, object: &CStr| {
-            let (mut reply, mut length) = (null_mut(), 0usize);
-            // SAFETY: a live context, a C string, no payload, room for the reply, which is copied
-            // and freed.
-            unsafe {
-                let code = ffi::rados_notify2(io, object.as_ptr(), null(), 0, limit, &mut reply, &mut length);
-                let bytes = owned(reply, length);
-                if !reply.is_null() {
-                    ffi::rados_buffer_free(reply);
-                }
-                // Somebody did not answer; who did stands in the reply.
-                let code = if code == -libc::ETIMEDOUT && !bytes.is_empty() { 0 } else { code };
-                (code.into(), bytes)
-            }
-        };
-        let reply = self.blocking(OP, &object, &object, ask).await?;
-        answers(&reply).map_err(|_| CephError::new(OP, self.describe(&object), libc::EBADMSG))
-    }
-}
-
-/// What the OSD gathered: (client, watch) and its answer, then those who gave none.
-fn answers(reply: &[u8]) -> Decoded<Vec<Watch>> {
-    let mut reply = Decoder::new(reply);
-    let count = reply.u32()?;
-    (0..count)
-        .map(|_| {
-            let watch = (reply.u64()?, reply.u64()?);
-            reply.bytes()?;
-            Ok(watch)
-        })
-        .collect()
+/// Whether the cookie of a watch, or of a lock that was taken with it, is a kernel client's:
+/// libceph numbers its requests of its own from `CEPH_LINGER_ID_START`; librados gives
+/// pointers, which are below that.
+pub fn is_kernels(cookie: u64) -> bool {
+    cookie >= 0xffff_0000_0000_0000
 }
 
 fn list(io: ffi::rados_ioctx_t, object: &CStr, most: usize) -> (i32, Vec<Watcher>) {

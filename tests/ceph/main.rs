@@ -15,6 +15,7 @@ mod objects;
 mod open;
 mod outage;
 mod partial;
+mod resize;
 mod snapshot;
 #[path = "../support/mod.rs"]
 mod support;

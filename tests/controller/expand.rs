@@ -362,7 +362,7 @@ fn a_blocklisted_controller_connects_anew() {
     let id = bench.create(&driver, NAME).unwrap();
     let header = format!("rbd_header.{}", info(&bench, &image_of(&id))["id"].as_str().unwrap());
     // As a node's kernel does to the owner of a lock that it has waited for.
-    bench.site.arm("delay=4000:before:rbd_close");
+    bench.site.arm("delay=4000:before:image unlock");
     let late = std::thread::scope(|scope| {
         let growing = scope.spawn(|| grow(&bench, &driver, &id, 2 * GIB));
         let until = Instant::now() + SOON;
@@ -407,7 +407,7 @@ fn steps_of_growth(bench: &Bench) -> Vec<String> {
     let steps = bench.site.steps();
     bench.delete(&driver, &id).unwrap();
     bench.wait_until_empty("after the trace");
-    assert!(steps.iter().any(|step| step.starts_with("rbd_close")), "{steps:?}");
+    assert!(steps.iter().any(|step| step.starts_with("image unlock")), "{steps:?}");
     steps
 }
 

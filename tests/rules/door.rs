@@ -23,7 +23,7 @@ const ENTRANCES: [&str; 7] = [
 ];
 
 /// They ask a monitor or an OSD: counted, timed, and a place for a fault to strike.
-const WAITING: [&str; 27] = [
+const WAITING: [&str; 29] = [
     "rados_connect",
     "rados_wait_for_latest_osdmap",
     "rados_mon_command",
@@ -32,6 +32,8 @@ const WAITING: [&str; 27] = [
     "rados_pool_reverse_lookup",
     "rados_list_lockers",
     "rados_notify2",
+    "rados_watch3",
+    "rados_unwatch2",
     "rados_blocklist_add",
     "rados_aio_write_op_operate",
     "rados_aio_read_op_operate",
@@ -54,7 +56,10 @@ const WAITING: [&str; 27] = [
 ];
 
 /// They work on this process's memory; with `*`, all that begin so.
-const LOCAL: [&str; 26] = [
+const LOCAL: [&str; 28] = [
+    // From a callback, and behind the end of a watch: sent, not waited for; the callbacks that run.
+    "rados_notify_ack",
+    "rados_watch_flush",
     // A client's making, settings and end. The end waits, on a thread of its own.
     "rados_create2",
     "rados_conf_read_file",

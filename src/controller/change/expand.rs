@@ -1,27 +1,17 @@
 //! ControllerExpandVolume: a volume grows, whether it is in use or not, and never shrinks.
 //!
 //! 1. Find the image. Large enough already: that is the answer, and nothing is opened.
-//! 2. Refuse what must not be touched: an encrypted volume, a mirror's copy, an image whose
-//!    exclusive lock a node holds that is cut off (`lock_owner`).
-//! 3. An object map takes room in the pool. librbd does without when there is none: it grows
-//!    the image and declares the map invalid. So room is proven first.
-//! 4. Let librbd grow it, and close it whatever came of that.
-//!
-//! Where a node has the image mapped, librbd asks its kernel for the exclusive lock and gives it
-//! back with the close; the kernel hears of the new size from the header, and takes the lock
-//! again with its next write. A controller that is killed in between keeps the lock until its
-//! watch ends (30 s, `osd_client_watch_timeout`): the pod's writes stand still so long, then
-//! its node takes the lock over and blocklists the dead controller's client, no other.
+//! 2. Refuse what must not be touched: an encrypted volume, a mirror's copy.
+//! 3. Let the image grow (`grow`).
 
 use std::collections::BTreeMap;
 
-use crate::ceph::{CephError, Header, MirrorState, OpenMode};
+use crate::ceph::{Header, MirrorState};
+use crate::controller::change::grow;
 use crate::controller::{Controller, with_rights};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::{self, VolumeId};
-use crate::volume::image::lock_owner;
-use crate::volume::image::resolve::{Resolved, absent};
-use crate::volume::journal::{Collection, Journal};
+use crate::volume::image::resolve::Resolved;
 use crate::volume::operation::{Deadline, Progress, Request};
 use crate::volume::request::{ExpandRequest, Expanded};
 use crate::volume::size::CapacityRange;
@@ -73,12 +63,8 @@ impl Controller {
         let size = range.size()?;
         let (user, pool) = (volume.credentials.user(), volume.pool.name());
         let growing = async {
-            refuse_unfit(&volume, progress).await?;
-            if let Some(entry) = volume.entry.as_ref().filter(|_| volume.header.object_map_valid()) {
-                let journal = Journal::new(&volume.pool, Collection::Volumes, &self.resolver.instance);
-                journal.prove_room(entry.uuid).await.map_err(|error| cannot(error, &volume))?;
-            }
-            grow(&volume, handle, size, progress).await
+            refuse_copy(&volume, progress).await?;
+            grow::grow(&volume, handle, size, &self.resolver.instance, progress).await
         };
         growing.await.map_err(|error| with_rights(error, user, pool))
     }
@@ -123,73 +109,15 @@ fn refuse_encrypted(volume: &Resolved, handle: &str) -> Result<()> {
     Err(Error::new(Kind::Precondition, text))
 }
 
-async fn refuse_unfit(volume: &Resolved, progress: &Progress) -> Result<()> {
-    let Resolved { pool, image: name, image_id: id, header, .. } = volume;
+async fn refuse_copy(volume: &Resolved, progress: &Progress) -> Result<()> {
+    let Resolved { pool, image: name, image_id: id, .. } = volume;
     let image = pool.describe(name);
-    progress.step(format!("looking at who uses image {image}"));
-    let (mirrored, owner) =
-        tokio::join!(pool.mirror_state(id), lock_owner::refuse_dead(pool, name, id, header));
-    if mirrored? == MirrorState::NonPrimary {
+    progress.step(format!("looking at image {image}"));
+    if pool.mirror_state(id).await? == MirrorState::NonPrimary {
         let text = format!("image {image} is a mirror's copy, not primary: grow it where it is primary");
         return Err(Error::new(Kind::Precondition, text));
     }
-    owner
-}
-
-async fn grow(volume: &Resolved, handle: &str, size: u64, progress: &Progress) -> Result<u64> {
-    let Resolved { pool, image: name, image_id: id, .. } = volume;
-    let image = pool.describe(name);
-    progress.step(format!("opening image {image}"));
-    let opened = match pool.open_image(id, OpenMode::ReadWrite).await {
-        Err(error) if error.is(libc::ENOENT) => return Err(vanished(volume, handle, error).await),
-        opened => opened?,
-    };
-    progress.step(format!("growing image {image} to {size} bytes, which waits for the owner of its lock"));
-    let grown = opened.resize(size).await;
-    let closed = opened.close().await;
-    match grown {
-        Ok(()) => {
-            if let Err(error) = closed {
-                tracing::warn!(%error, image, "grown, but not closed well; its watch ends with this client");
-            }
-            Ok(size)
-        }
-        // Somebody else has made it larger in the meantime, which is as good.
-        Err(error) if error.is(libc::EINVAL) => match pool.image_header(id, &[]).await? {
-            Some(now) if now.size >= size => Ok(now.size),
-            _ => Err(Error::from(error)),
-        },
-        Err(error) => Err(refused(error, volume)),
-    }
-}
-
-/// The image was deleted since it was found, or what it is a clone of.
-async fn vanished(volume: &Resolved, handle: &str, error: CephError) -> Error {
-    match volume.pool.image_header(&volume.image_id, &[]).await {
-        Ok(None) => absent(handle),
-        Ok(Some(_)) => {
-            let image = volume.pool.describe(&volume.image);
-            let text = format!("image {image} cannot be opened: is the image gone that it is a clone of?");
-            Error::new(Kind::Precondition, text).because(error)
-        }
-        Err(other) => Error::from(other),
-    }
-}
-
-fn refused(error: CephError, volume: &Resolved) -> Error {
-    if error.is(libc::EROFS) {
-        let image = volume.pool.describe(&volume.image);
-        let text = format!(
-            "image {image} cannot grow while it is mapped with krbd's option `exclusive`, which gives its lock to \
-             nobody: unmap it first"
-        );
-        return Error::new(Kind::InUse, text).because(error);
-    }
-    cannot(error.into(), volume)
-}
-
-fn cannot(error: Error, volume: &Resolved) -> Error {
-    error.while_doing(format!("image {} cannot grow", volume.pool.describe(&volume.image)))
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! What is changed of a volume that exists: it grows (`expand`), or stops depending on the images
+//! What is changed of a volume that exists: it grows (`expand`, `grow`), or stops depending on the images
 //! that it was cloned from (`depth`, `flatten`).
 
 pub mod depth;
 pub mod expand;
 pub mod flatten;
+mod grow;

@@ -13,7 +13,7 @@ use super::mgr;
 use super::parent;
 use super::purge::{Place, Purger};
 use super::record::{self, ParentImage, Record, Written};
-use crate::ceph::{Features, Header, ImageId, Pool, SnapshotKind, TrashEntry, WriteOp, lock};
+use crate::ceph::{Features, Header, ImageId, Pool, SnapshotKind, TrashEntry, WriteOp, is_kernels, lock};
 use crate::controller::owner::Owner;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::watch;
@@ -248,7 +248,7 @@ impl Attempt<'_> {
         }
         // A librbd client, such as a controller that was killed, takes nothing along when librbd
         // fences it; a node's kernel takes all its volumes.
-        if owner.watch_cookie().is_some_and(|cookie| !watch::is_kernels(cookie)) {
+        if owner.watch_cookie().is_some_and(|cookie| !is_kernels(cookie)) {
             return Ok(None);
         }
         let text = format!(

@@ -9,9 +9,8 @@
 
 use std::time::Duration;
 
-use super::watch;
 use crate::ceph::lock::Holder;
-use crate::ceph::{Features, Header, ImageId, Pool};
+use crate::ceph::{Features, Header, ImageId, Pool, is_kernels};
 use crate::volume::error::{Error, Kind, Result};
 
 /// A kernel that lives answers in milliseconds; a loaded node may take its time.
@@ -40,25 +39,30 @@ pub async fn refuse_dead(pool: &Pool, name: &str, id: &ImageId, header: &Header)
         );
         return Err(Error::new(Kind::Unavailable, text));
     };
-    if !watch::is_kernels(watch.1) || pool.who_answers(id, ANSWER).await?.contains(&watch) {
+    if !is_kernels(watch.1) || pool.who_answers(id, ANSWER).await?.contains(&watch) {
         return Ok(());
     }
     // It may have given the lock up meanwhile.
     if pool.image_lock_owner(id).await?.as_ref() != Some(&owner) {
         return Ok(());
     }
-    let (client, address) = (&owner.client, address(&owner));
+    Err(silent(&image, &owner))
+}
+
+/// What to say of the owner of an image's lock that is a kernel and does not answer.
+pub fn silent(image: &str, owner: &Holder) -> Error {
+    let (client, address) = (&owner.client, address(owner));
     let text = format!(
         "the exclusive lock of image {image} is held by the kernel of the node at {address} ({client}), which does \
          not answer: it is dead or cut off from Ceph. Taking the lock would blocklist it and with it all its \
          volumes, so nothing was changed; bring the node back, or fence it (`ceph osd blocklist add {address}`) and \
          use the volume elsewhere"
     );
-    Err(Error::new(Kind::Unavailable, text))
+    Error::new(Kind::Unavailable, text)
 }
 
-/// As the blocklist and krbd's `client_addr` have it.
-fn address(owner: &Holder) -> &str {
+/// The owner's address as the blocklist and krbd's `client_addr` have it.
+pub fn address(owner: &Holder) -> &str {
     let address = owner.address.as_str();
     ["v1:", "v2:", "any:"].iter().find_map(|kind| address.strip_prefix(kind)).unwrap_or(address)
 }

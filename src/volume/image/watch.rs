@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use crate::ceph::{CephError, ImageId, Pool, ReadOp, Watcher};
+use crate::ceph::{CephError, ImageId, Pool, ReadOp, Watcher, is_kernels};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::operation::Progress;
 
@@ -125,13 +125,6 @@ pub async fn without_mirroring(pool: &Pool, mut watchers: Vec<Watcher>) -> Resul
 /// A kernel client's watch, which is never rbd-mirror's.
 pub fn is_kernel(watcher: &Watcher) -> bool {
     is_kernels(watcher.cookie)
-}
-
-/// Whether the cookie of a watch, or of a lock that was taken with it, is a kernel client's:
-/// libceph numbers its requests of its own from `CEPH_LINGER_ID_START`; librados gives
-/// pointers, which are below that.
-pub fn is_kernels(cookie: u64) -> bool {
-    cookie >= 0xffff_0000_0000_0000
 }
 
 /// cls rbd `mirror_image_get`: ENOENT for an image that is not mirrored. Without this
