@@ -4,7 +4,7 @@
 //! server that shows them (`telemetry`), nor any decision.
 
 use std::sync::LazyLock;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -133,8 +133,16 @@ pub fn registry() -> Registry {
     registry
 }
 
+static CEPH_CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// How many Ceph calls have ended: whether anything was done since the last look.
+pub fn ceph_calls_made() -> u64 {
+    CEPH_CALLS.load(Ordering::Relaxed)
+}
+
 /// A Ceph call ended; `errno` is positive for a failure.
 pub fn ceph_call(call: &'static str, time: Duration, errno: Option<i32>) {
+    CEPH_CALLS.fetch_add(1, Ordering::Relaxed);
     METRICS.ceph_calls.get_or_create(&CallLabels { call }).observe(time.as_secs_f64());
     if let Some(errno) = errno {
         METRICS.ceph_failures.get_or_create(&FailureLabels { call, errno: errno.into() }).inc();

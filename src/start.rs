@@ -19,7 +19,7 @@ use crate::controller::change::depth::CloneLimits;
 use crate::controller::{Controller, ControllerOptions};
 use crate::health::Health;
 use crate::host::thread::on_thread;
-use crate::host::{hardening, krbd, module, pids};
+use crate::host::{hardening, krbd, memory, module, pids};
 use crate::kube::Kube;
 use crate::node::mapping;
 use crate::node::{Node, NodeOptions};
@@ -113,6 +113,7 @@ async fn prepare(options: &Options) {
     if let Err(error) = std::fs::create_dir_all(folder) {
         tracing::warn!(folder = %folder.display(), %error, "--pluginpath is missing and cannot be made");
     }
+    tokio::spawn(memory::give_back_after_work());
     if options.node {
         tokio::spawn(load_module());
     }

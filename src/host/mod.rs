@@ -13,6 +13,7 @@ pub mod holders;
 pub mod keyring;
 pub mod krbd;
 mod map_line;
+pub mod memory;
 mod mkfs_options;
 pub mod module;
 pub mod mount;

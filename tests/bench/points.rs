@@ -286,6 +286,8 @@ pub fn memory_of_callers(bench: &mut Bench) {
     let (mut volumes, _) = create_many(bench, &driver, CALLERS, 2 * CALLERS, "memory");
     let (_, [taken, made]) = bench.runtime.block_on(driver_rates(bench, &driver, CALLERS, &volumes));
     let row = |bench: &mut Bench, what: &str| {
+        // What is free goes back to the kernel within 10 s.
+        std::thread::sleep(Duration::from_secs(15));
         bench.row(what, &format!("{:.1} MB", memory::anonymous(driver.pid()) as f64 / 1e6));
     };
     row(

@@ -61,6 +61,10 @@ fn main() {
     ops::count(&site);
     let runtime = lab.runtime();
     let mut bench = Bench { lab, site, runtime, table: String::new() };
+    // `cargo bench --bench volumes -- memory`: only that, and nothing is written down.
+    if std::env::args().any(|argument| argument == "memory") {
+        return points::memory_of_callers(&mut bench);
+    }
     operations(&mut bench);
     points::operations(&mut bench);
     node_operations(&mut bench);
