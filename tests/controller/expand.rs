@@ -14,6 +14,7 @@ use super::crash;
 use crate::support::bench::{Bench, GIB, SOON};
 use crate::support::driver::{self, Driver};
 use crate::support::lab::Running;
+use crate::support::snapshots::Of;
 
 const NAME: &str = "pvc-growing";
 const MIB: i64 = 1 << 20;
@@ -249,6 +250,41 @@ fn a_full_pool_lets_nothing_grow() {
     assert_eq!(grow(&bench, &driver, &id, 2 * GIB).unwrap(), (2 * GIB, true));
     grows(&bench, &driver, &id);
     clean_up(&bench, &driver, &id);
+}
+
+/// There is room for the clone, and then none for the map of its objects at the size that is wanted.
+#[test]
+fn a_restored_volume_that_finds_no_room_to_grow_is_taken_back() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let source = bench.create(&driver, NAME).unwrap();
+    let snapshot = bench.snapshot(&driver, "snapshot-1", &source).unwrap().snapshot_id;
+    let mut larger = bench.request_of("pvc-larger", Of::Snapshot(&snapshot), &[]);
+    larger.capacity_range = Some(proto::CapacityRange { required_bytes: 400 * GIB, limit_bytes: 0 });
+    bench.site.arm("delay=15000:before:object map size");
+    let late = std::thread::scope(|scope| {
+        let late = scope.spawn(|| bench.send(&driver, larger.clone()));
+        bench.wait_until("it is about to grow", || {
+            bench.site.steps().iter().any(|step| step.starts_with("object map size"))
+        });
+        bench.set_quota("1");
+        late.join().unwrap()
+    });
+    bench.site.arm("");
+    let status = late.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    for word in ["EDQUOT", "cannot grow"] {
+        assert!(status.message().contains(word), "{word}: {status}");
+    }
+    bench.set_quota("0");
+    let images = bench.cluster().rbd(&["ls", "rbd"]);
+    assert_eq!(images.lines().count(), 2, "the source and the snapshot: {images}");
+    let made = bench.send(&driver, larger).unwrap();
+    assert_eq!(made.capacity_bytes, 400 * GIB);
+    bench.cluster().rbd(&["object-map", "check", &image_of(&made.volume_id)]);
+    bench.delete_snapshot(&driver, &snapshot).unwrap();
+    bench.delete(&driver, &source).unwrap();
+    clean_up(&bench, &driver, &made.volume_id);
 }
 
 /// Opens an image with librbd, takes its lock, and stands still.

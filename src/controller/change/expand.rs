@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 
 use crate::ceph::{Header, MirrorState};
-use crate::controller::change::grow;
+use crate::controller::change::grow::{Growing, grow};
 use crate::controller::{Controller, with_rights};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::{self, VolumeId};
-use crate::volume::image::resolve::Resolved;
+use crate::volume::image::resolve::{Resolved, absent};
+use crate::volume::journal::{Collection, Journal};
 use crate::volume::operation::{Deadline, Progress, Request};
 use crate::volume::request::{ExpandRequest, Expanded};
 use crate::volume::size::CapacityRange;
@@ -64,7 +65,15 @@ impl Controller {
         let (user, pool) = (volume.credentials.user(), volume.pool.name());
         let growing = async {
             refuse_copy(&volume, progress).await?;
-            grow::grow(&volume, handle, size, &self.resolver.instance, progress).await
+            let journal = Journal::new(&volume.pool, Collection::Volumes, &self.resolver.instance);
+            let image = Growing {
+                pool: &volume.pool,
+                name: &volume.image,
+                id: &volume.image_id,
+                header: &volume.header,
+                entry: volume.entry.as_ref().map(|entry| (&journal, entry.uuid)),
+            };
+            grow(image, size, progress).await?.ok_or_else(|| absent(handle))
         };
         growing.await.map_err(|error| with_rights(error, user, pool))
     }

@@ -13,11 +13,15 @@
 
 use std::time::Duration;
 
-use crate::ceph::{CephError, Features, Header, HeldBy, OpenMode, Taking};
+use uuid::Uuid;
+
+use crate::ceph::lock::Holder;
+use crate::ceph::{CephError, Features, Header, HeldBy, ImageId, OpenMode, Pool, Taking};
+use crate::controller::create::clone::unless_flattened;
+use crate::controller::snapshot::point::close;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::lock_owner;
-use crate::volume::image::resolve::{Resolved, absent};
-use crate::volume::journal::{Collection, Journal};
+use crate::volume::journal::Journal;
 use crate::volume::operation::Progress;
 
 /// How long a kernel that answers may take until it has given the lock up: it first writes out
@@ -31,156 +35,171 @@ enum Attempt {
     Grown,
     /// Somebody has changed the size meanwhile.
     Changed,
+    /// There is no such image any more.
+    Gone,
     /// This is librbd's.
     Librbd,
 }
 
-/// Grows the volume's image to `size` bytes, or leaves it when somebody has made it larger
-/// meanwhile; gives the size that it then has.
+/// An image that is to grow.
+#[derive(Clone, Copy)]
+pub struct Growing<'a> {
+    /// Where it is.
+    pub pool: &'a Pool,
+    /// Its name.
+    pub name: &'a str,
+    /// Its id.
+    pub id: &'a ImageId,
+    /// Its header, as it was read a moment before.
+    pub header: &'a Header,
+    /// Its journal and the entry there, if it has one.
+    pub entry: Option<(&'a Journal, Uuid)>,
+}
+
+/// Grows the image to `size` bytes, or leaves it when it is as large, also since somebody has made
+/// it larger meanwhile; gives the size that it then has, `None` when the image is gone.
 ///
 /// # Errors
-/// [`Kind::NotFound`] when the image is gone; [`Kind::Unavailable`] naming the node that holds the
-/// image's lock and is cut off; [`Kind::InUse`] for a mapping that gives it to nobody; what Ceph
-/// answers.
-pub async fn grow(
-    volume: &Resolved,
-    handle: &str,
-    size: u64,
-    instance: &str,
-    progress: &Progress,
-) -> Result<u64> {
-    let image = volume.pool.describe(&volume.image);
-    let mut header = volume.header.clone();
+/// [`Kind::Unavailable`] naming the node that holds the image's lock and is cut off;
+/// [`Kind::InUse`] for a mapping that gives it to nobody; [`Kind::Busy`] while a node keeps it;
+/// what Ceph answers.
+pub async fn grow(image: Growing<'_>, size: u64, progress: &Progress) -> Result<Option<u64>> {
+    let mut header = image.header.clone();
     for _ in 0..TRIES {
         if header.size >= size {
-            return Ok(header.size);
+            return Ok(Some(header.size));
         }
+        let now = Growing { header: &header, ..image };
         let attempt = match header.grows_unopened() {
-            true => unopened(volume, &header, size, progress).await?,
+            true => now.unopened(size, progress).await?,
             false => Attempt::Librbd,
         };
         match attempt {
-            Attempt::Grown => return Ok(size),
-            Attempt::Librbd => return by_librbd(volume, handle, size, instance, progress).await,
+            Attempt::Grown => return Ok(Some(size)),
+            Attempt::Librbd => return now.by_librbd(size, progress).await,
+            Attempt::Gone => return Ok(None),
             Attempt::Changed => {}
         }
-        let now = volume.pool.image_header(&volume.image_id, &[]).await?;
-        header = now.ok_or_else(|| absent(handle))?;
+        match image.pool.image_header(image.id, &[]).await? {
+            Some(now) => header = now,
+            None => return Ok(None),
+        }
     }
-    let text = format!("image {image} was given another size {TRIES} times meanwhile: who does that?");
+    let text =
+        format!("image {} was given another size {TRIES} times meanwhile: who does that?", image.shown());
     Err(Error::new(Kind::Unavailable, text))
 }
 
-async fn unopened(volume: &Resolved, header: &Header, size: u64, progress: &Progress) -> Result<Attempt> {
-    let Resolved { pool, image: name, image_id: id, .. } = volume;
-    let image = pool.describe(name);
-    if !header.features.contains(Features::EXCLUSIVE_LOCK) {
+impl Growing<'_> {
+    fn shown(&self) -> String {
+        self.pool.describe(self.name)
+    }
+
+    async fn unopened(&self, size: u64, progress: &Progress) -> Result<Attempt> {
+        let Self { pool, id, header, .. } = *self;
+        let image = self.shown();
+        if !header.features.contains(Features::EXCLUSIVE_LOCK) {
+            progress.step(format!("growing image {image} to {size} bytes"));
+            return self.outcome(pool.grow_image(id, header, size, None).await);
+        }
+        progress.step(format!("taking the exclusive lock of image {image}, asking the node that owns it"));
+        let lock = match pool.take_image_lock(id, header, PATIENCE).await {
+            Err(error) => return self.outcome(Err(error)),
+            Ok(Taking::Ours(lock)) => lock,
+            Ok(Taking::Changed) => return Ok(Attempt::Changed),
+            Ok(Taking::HeldBy(owner, why)) => return self.held_by(&owner, why),
+        };
         progress.step(format!("growing image {image} to {size} bytes"));
-        return outcome(pool.grow_image(id, header, size, None).await, volume);
-    }
-    progress.step(format!("taking the exclusive lock of image {image}, asking the node that owns it"));
-    let lock = match pool.take_image_lock(id, header, PATIENCE).await? {
-        Taking::Ours(lock) => lock,
-        Taking::Changed => return Ok(Attempt::Changed),
-        Taking::HeldBy(_, HeldBy::Other) => return Ok(Attempt::Librbd),
-        Taking::HeldBy(owner, HeldBy::SilentKernel) => return Err(lock_owner::silent(&image, &owner)),
-        Taking::HeldBy(_, HeldBy::ExclusiveKernel) => return Err(exclusive(volume)),
-        Taking::HeldBy(owner, HeldBy::BusyKernel) => {
-            let text = format!(
-                "the node at {} still writes to image {image} and has not given up its exclusive lock for {} s; \
-                 nothing was changed",
-                lock_owner::address(&owner),
-                PATIENCE.as_secs()
-            );
-            return Err(Error::new(Kind::Busy, text));
+        let grown = pool.grow_image(id, header, size, Some(&lock)).await;
+        if let Err(error) = lock.release().await {
+            tracing::warn!(%error, image, "not unlocked well; the watch on it ends within 15 s");
         }
-    };
-    progress.step(format!("growing image {image} to {size} bytes"));
-    let grown = pool.grow_image(id, header, size, Some(&lock)).await;
-    let released = lock.release().await;
-    if let Err(error) = released {
-        tracing::warn!(%error, image, "grown, but not unlocked well; its watch ends within 15 s");
+        self.outcome(grown)
     }
-    outcome(grown, volume)
-}
 
-fn outcome(grown: std::result::Result<(), CephError>, volume: &Resolved) -> Result<Attempt> {
-    match grown {
-        Ok(()) => Ok(Attempt::Grown),
-        Err(error) if error.is(libc::ECANCELED) => Ok(Attempt::Changed),
-        // The size stands; somebody who has the image open did not answer the notification.
-        Err(error) if error.is(libc::ETIMEDOUT) && error.op == "rados_notify2" => {
-            let image = volume.pool.describe(&volume.image);
-            tracing::warn!(%error, image, "grown, but somebody who has the image open has not said that it knows");
-            Ok(Attempt::Grown)
-        }
-        Err(error) => Err(cannot(error.into(), volume)),
-    }
-}
-
-/// librbd opens the image, which costs more, and knows everything. It grows an image too when there
-/// is no room for its object map, and declares that invalid; so room is proven first.
-async fn by_librbd(
-    volume: &Resolved,
-    handle: &str,
-    size: u64,
-    instance: &str,
-    progress: &Progress,
-) -> Result<u64> {
-    let Resolved { pool, image: name, image_id: id, header, .. } = volume;
-    let image = pool.describe(name);
-    lock_owner::refuse_dead(pool, name, id, header).await?;
-    if let Some(entry) = volume.entry.as_ref().filter(|_| header.object_map_valid()) {
-        let journal = Journal::new(pool, Collection::Volumes, instance);
-        journal.prove_room(entry.uuid).await.map_err(|error| cannot(error, volume))?;
-    }
-    progress.step(format!("opening image {image}"));
-    let opened = match pool.open_image(id, OpenMode::ReadWrite).await {
-        Err(error) if error.is(libc::ENOENT) => return Err(vanished(volume, handle, error).await),
-        opened => opened?,
-    };
-    progress.step(format!("growing image {image} to {size} bytes, which waits for the owner of its lock"));
-    let grown = opened.resize(size).await;
-    let closed = opened.close().await;
-    match grown {
-        Ok(()) => {
-            if let Err(error) = closed {
-                tracing::warn!(%error, image, "grown, but not closed well; its watch ends with this client");
+    fn held_by(&self, owner: &Holder, why: HeldBy) -> Result<Attempt> {
+        let image = self.shown();
+        match why {
+            HeldBy::Other => Ok(Attempt::Librbd),
+            HeldBy::SilentKernel => Err(lock_owner::silent(&image, owner)),
+            HeldBy::ExclusiveKernel => Err(self.exclusive()),
+            HeldBy::BusyKernel => {
+                let text = format!(
+                    "the node at {} still writes to image {image} and has not given up its exclusive lock for \
+                     {} s; nothing was changed",
+                    lock_owner::address(owner),
+                    PATIENCE.as_secs()
+                );
+                Err(Error::new(Kind::Busy, text))
             }
-            Ok(size)
         }
-        // Somebody else has made it larger in the meantime, which is as good.
-        Err(error) if error.is(libc::EINVAL) => match pool.image_header(id, &[]).await? {
-            Some(now) if now.size >= size => Ok(now.size),
-            _ => Err(Error::from(error)),
-        },
-        Err(error) if error.is(libc::EROFS) => Err(exclusive(volume).because(error)),
-        Err(error) => Err(cannot(error.into(), volume)),
     }
-}
 
-/// The image was deleted since it was found, or what it is a clone of.
-async fn vanished(volume: &Resolved, handle: &str, error: CephError) -> Error {
-    match volume.pool.image_header(&volume.image_id, &[]).await {
-        Ok(None) => absent(handle),
-        Ok(Some(_)) => {
-            let image = volume.pool.describe(&volume.image);
-            let text = format!("image {image} cannot be opened: is the image gone that it is a clone of?");
-            Error::new(Kind::Precondition, text).because(error)
+    fn outcome(&self, grown: crate::ceph::Result<()>) -> Result<Attempt> {
+        match grown {
+            Ok(()) => Ok(Attempt::Grown),
+            Err(error) if error.is(libc::ECANCELED) => Ok(Attempt::Changed),
+            Err(error) if error.is(libc::ENOENT) => Ok(Attempt::Gone),
+            // The size stands; somebody who has the image open did not answer the notification.
+            Err(error) if error.is(libc::ETIMEDOUT) && error.op == "rados_notify2" => {
+                let image = self.shown();
+                tracing::warn!(%error, image, "grown, but somebody who has it open has not said that it knows");
+                Ok(Attempt::Grown)
+            }
+            Err(error) => Err(self.cannot(error.into())),
         }
-        Err(other) => Error::from(other),
     }
-}
 
-fn exclusive(volume: &Resolved) -> Error {
-    let image = volume.pool.describe(&volume.image);
-    let text = format!(
-        "image {image} cannot grow while it is mapped with krbd's option `exclusive`, which gives its lock to \
-         nobody: unmap it first"
-    );
-    Error::new(Kind::InUse, text)
-}
+    /// librbd opens the image, which costs more, and knows everything. It grows an image too when
+    /// there is no room for its object map, and declares that invalid; so room is proven first.
+    async fn by_librbd(&self, size: u64, progress: &Progress) -> Result<Option<u64>> {
+        let Self { pool, name, id, header, entry } = *self;
+        let image = self.shown();
+        lock_owner::refuse_dead(pool, name, id, header).await?;
+        if let Some((journal, uuid)) = entry.filter(|_| header.object_map_valid()) {
+            journal.prove_room(uuid).await.map_err(|error| self.cannot(error))?;
+        }
+        progress.step(format!("opening image {image}"));
+        let opened = match unless_flattened(pool, id, || pool.open_image(id, OpenMode::ReadWrite)).await {
+            Err(error) if error.is(libc::ENOENT) => return self.vanished(error).await,
+            opened => opened?,
+        };
+        progress
+            .step(format!("growing image {image} to {size} bytes, which waits for the owner of its lock"));
+        let grown = opened.resize(size).await;
+        close(opened).await;
+        match grown {
+            Ok(()) => Ok(Some(size)),
+            // Somebody else has made it larger in the meantime, which is as good.
+            Err(error) if error.is(libc::EINVAL) => match pool.image_header(id, &[]).await? {
+                Some(now) if now.size >= size => Ok(Some(now.size)),
+                _ => Err(Error::from(error)),
+            },
+            Err(error) if error.is(libc::EROFS) => Err(self.exclusive().because(error)),
+            Err(error) => Err(self.cannot(error.into())),
+        }
+    }
 
-fn cannot(error: Error, volume: &Resolved) -> Error {
-    error.while_doing(format!("image {} cannot grow", volume.pool.describe(&volume.image)))
+    /// The image was deleted since it was found, or what it is a clone of.
+    async fn vanished(&self, error: CephError) -> Result<Option<u64>> {
+        if self.pool.image_header(self.id, &[]).await?.is_none() {
+            return Ok(None);
+        }
+        let text =
+            format!("image {} cannot be opened: is the image gone that it is a clone of?", self.shown());
+        Err(Error::new(Kind::Precondition, text).because(error))
+    }
+
+    fn exclusive(&self) -> Error {
+        let text = format!(
+            "image {} cannot grow while it is mapped with krbd's option `exclusive`, which gives its lock to \
+             nobody: unmap it first",
+            self.shown()
+        );
+        Error::new(Kind::InUse, text)
+    }
+
+    fn cannot(&self, error: Error) -> Error {
+        error.while_doing(format!("image {} cannot grow", self.shown()))
+    }
 }

@@ -4,4 +4,4 @@
 pub mod depth;
 pub mod expand;
 pub mod flatten;
-mod grow;
+pub mod grow;

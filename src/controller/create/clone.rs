@@ -8,10 +8,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use crate::ceph::{Header, ImageId, ImageSpec, OpenMode, Pool};
-use crate::controller::snapshot::point::close;
+use crate::ceph::{Header, ImageId, ImageSpec, Pool};
 use crate::volume::error::{Error, Kind, Result};
-use crate::volume::image::lock_owner;
 
 /// How often a call is made again that met a flatten at its end, and how long after.
 const TRIES: usize = 8;
@@ -99,22 +97,6 @@ where
         tokio::time::sleep(PAUSE).await;
     }
     call().await
-}
-
-/// Grows an image that is smaller than `size`; gives the size that it has then.
-///
-/// # Errors
-/// What Ceph answers.
-pub async fn grow(pool: &Pool, name: &str, id: &ImageId, header: &Header, size: u64) -> Result<u64> {
-    if header.size >= size {
-        return Ok(header.size);
-    }
-    lock_owner::refuse_dead(pool, name, id, header).await?;
-    let image = unless_flattened(pool, id, || pool.open_image(id, OpenMode::ReadWrite)).await?;
-    let grown = image.resize(size).await;
-    close(image).await;
-    grown.map_err(|error| Error::from(error).while_doing(format!("growing {}", pool.describe(name))))?;
-    Ok(size)
 }
 
 /// The prefixes of metadata that belong to one volume or snapshot and to no clone of it.

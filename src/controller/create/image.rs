@@ -8,6 +8,7 @@ use super::content::Content;
 use super::leftover::{self, Origin};
 use super::{Maker, compare};
 use crate::ceph::{CephError, Header, ImageId, ImageSpec, Pool};
+use crate::controller::change::grow::{Growing, grow};
 use crate::controller::delete::discard::Discard;
 use crate::controller::snapshot::point::{self, Names, Point, Source, user_snapshot};
 use crate::volume::error::{Error, Kind, Result};
@@ -71,7 +72,10 @@ impl Maker<'_> {
         };
         let flattener = self.means.purger.flattener();
         flattener.keep_off(self.pool, &header, self.progress).await?;
-        let size = clone::grow(self.pool, name, &id, &header, self.size).await?;
+        let entry = Some((self.journal, reservation.entry.uuid));
+        let growing = Growing { pool: self.pool, name, id: &id, header: &header, entry };
+        let size = grow(growing, self.size, self.progress).await?;
+        let size = size.ok_or_else(|| self.vanished(name, "cloned"))?;
         compare::image(&Header { size, ..header }, self.wanted, self.pool, name).await?;
         clone::describe(self.pool, &id, &self.metadata()).await?;
         Ok((id, size))
@@ -156,12 +160,14 @@ impl Maker<'_> {
         if let Err(error) = self.create(name).await {
             return Err(self.create_failed(reservation, name, error).await);
         }
-        let id = self.pool.image_id(name).await?.ok_or_else(|| {
-            let text = format!("image {} vanished right after it was created", self.pool.describe(name));
-            Error::new(Kind::Unavailable, text)
-        })?;
+        let id = self.pool.image_id(name).await?.ok_or_else(|| self.vanished(name, "created"))?;
         self.pool.set_metadata(&id, &self.metadata()).await?;
         Ok((id, self.size))
+    }
+
+    fn vanished(&self, name: &str, after: &str) -> Error {
+        let text = format!("image {} vanished right after it was {after}", self.pool.describe(name));
+        Error::new(Kind::Unavailable, text)
     }
 
     /// librbd draws image ids of 32 random bits a client; one that another image of the
