@@ -120,7 +120,7 @@ mod inside {
     }
 
     fn of_image(request: &MapRequest) -> Vec<Mapping> {
-        krbd::find(None, &request.pool, &request.namespace, &request.image).unwrap()
+        krbd::find(&request.pool, &request.namespace, &request.image).unwrap()
     }
 
     fn size(device: &Path) -> String {
@@ -191,11 +191,7 @@ mod inside {
                 true => rbd_program::map(&tenant, Duration::from_secs(60)).unwrap(),
             };
             assert_eq!(mapping.namespace, "tenant");
-            assert_eq!(
-                krbd::find(None, "rbd", "", "one").unwrap(),
-                [],
-                "an image of the same name elsewhere"
-            );
+            assert_eq!(krbd::find("rbd", "", "one").unwrap(), [], "an image of the same name elsewhere");
             assert_eq!(of_image(&tenant), std::slice::from_ref(&mapping));
             krbd::unmap(&mapping, false).unwrap();
         }

@@ -175,7 +175,7 @@ mod inside {
 
     use rbd_csi::ceph::{Connection, Connections, Credentials, Header, ImageId, Pool};
     use rbd_csi::host::krbd::{self, Mapping};
-    use rbd_csi::node::mapping::{MapWith, Mapped, Mapper, Target};
+    use rbd_csi::node::mapping::{MapWith, Mapper, Target};
     use rbd_csi::secret::Secret;
     use rbd_csi::volume::map_options::UnmapOptions;
     use rbd_csi::volume::operation::{Deadline, Operations, Progress, Request};
@@ -280,9 +280,8 @@ mod inside {
         fn unmap(&self, volume: &Volume) -> Result<()> {
             let volume = volume.clone();
             self.operate("unmap", 30, |progress| async move {
-                let options = UnmapOptions::default();
-                let mapped = Mapped { pool: "rbd", namespace: "", image: &volume.image, fsid: None, options };
-                Mapper::new(volume.with).unmap(&mapped, &progress).await
+                let mappings = mappings_of(&volume);
+                Mapper::new(volume.with).unmap(&mappings, UnmapOptions::default(), &progress).await
             })
         }
     }
@@ -296,7 +295,7 @@ mod inside {
     }
 
     fn mappings_of(volume: &Volume) -> Vec<Mapping> {
-        krbd::find(None, "rbd", "", &volume.image).unwrap()
+        krbd::find("rbd", "", &volume.image).unwrap()
     }
 
     fn me() -> String {

@@ -9,12 +9,16 @@
 
 mod support;
 
+#[path = "node/damage.rs"]
+mod damage;
 #[path = "node/driver.rs"]
 mod driver;
 #[path = "node/expand.rs"]
 mod expand;
 #[path = "node/failures.rs"]
 mod failures;
+#[path = "node/handles.rs"]
+mod handles;
 #[path = "node/identity.rs"]
 mod identity;
 #[path = "node/life.rs"]
@@ -56,6 +60,19 @@ runs_inside!(
     expand::what_is_read_only_has_nothing_to_grow,
     expand::the_kernel_is_told_where_it_does_not_hear,
     expand::what_cannot_grow_says_why,
+    damage::who_looks_without_the_journal_changes_nothing,
+    damage::a_too_new_file_system_is_not_called_damaged,
+    damage::a_file_system_that_cannot_grow_is_used_as_it_is,
+    damage::one_that_went_read_only_is_told_and_goes_to_no_further_pod,
+    damage::an_error_in_a_file_system_is_told,
+    damage::a_device_that_is_gone_is_the_volume_s_trouble,
+    damage::who_looks_for_a_moment_is_waited_for,
+    handles::two_handles_of_one_image_are_staged_one_after_the_other,
+    handles::two_handles_of_one_image_at_the_same_moment_give_one_device,
+    handles::what_a_person_uses_is_neither_taken_over_nor_away,
+    handles::a_mount_whose_device_is_gone_is_staged_anew,
+    handles::an_image_with_another_name_is_known_by_its_id,
+    handles::a_static_volume_of_another_pool_is_another_one,
     identity::a_replaced_image_is_staged_as_one_and_the_same,
     identity::a_read_only_volume_is_published_again,
     refusals::calls_in_the_wrong_order,

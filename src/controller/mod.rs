@@ -33,6 +33,7 @@ use crate::volume::journal::{Collection, Entry, Journal, Origin};
 use crate::volume::operation::{Deadline, Operations, Progress, Request};
 use crate::volume::parameters::Parameters;
 use crate::volume::request::{CreateRequest, ValidateRequest, Volume};
+use crate::volume::servable;
 use crate::volume::size::CapacityRange;
 use create::{Means, Wanted};
 use delete::purge::Purger;
@@ -116,7 +117,11 @@ impl Controller {
         create::check_capabilities(&request.capabilities, request.source.is_some())?;
         let capacity = CapacityRange { required: request.required, limit: request.limit };
         if request.source.is_none() {
-            capacity.size()?;
+            let size = capacity.size()?;
+            let mkfs_options = request.parameters.get("mkfsOptions").map_or("", String::as_str);
+            for capability in &request.capabilities {
+                servable::format(capability, size, mkfs_options)?;
+            }
         }
         Ok(Wanted {
             name: request.name.clone(),

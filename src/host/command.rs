@@ -102,7 +102,7 @@ impl Output {
             (None, Some(signal)) => format!("killed by signal {signal}"),
             (None, None) => "ended in an unknown way".to_owned(),
         };
-        let words = last_line(&self.stderr).or_else(|| last_line(&self.stdout));
+        let words = reason(&self.stderr).or_else(|| reason(&self.stdout));
         let detail = words.map_or(end.clone(), |words| format!("{end}: {words}"));
         HostError::new(self.program, self.object.clone(), libc::EIO).with(detail)
     }
@@ -306,8 +306,7 @@ fn end(mut child: Child, command: &Command, since: Instant, printed: &Printed) -
         let _ = std::thread::Builder::new().name("reaper".into()).spawn(move || child.wait());
         "it was killed but waits in the kernel, and goes when its device answers or is gone".to_owned()
     };
-    let words =
-        last_line(&printed.stderr).map(|words| format!("; its last words: {words}")).unwrap_or_default();
+    let words = reason(&printed.stderr).map(|words| format!("; its last words: {words}")).unwrap_or_default();
     HostError::new(command.program, command.object.clone(), libc::ETIMEDOUT)
         .with(format!("{} (pid {pid}, state {state}) ran for {seconds:.1} s; {fate}{words}", command.program))
 }
@@ -318,9 +317,13 @@ pub(super) fn state(pid: u32) -> char {
     stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('?')
 }
 
-fn last_line(bytes: &[u8]) -> Option<String> {
+/// The last line, which says why, unless the program prints its usage behind the reason
+/// (mkfs.xfs): then the last line before that.
+fn reason(bytes: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(bytes);
-    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+    let said: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let usage = said.iter().position(|line| line.starts_with("Usage:")).filter(|at| *at > 0);
+    let line = said.get(usage.unwrap_or(said.len()).checked_sub(1)?)?;
     Some(line.chars().take(300).collect())
 }
 

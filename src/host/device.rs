@@ -9,7 +9,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use super::krbd::{self, Mapping};
@@ -115,6 +115,19 @@ pub fn hold(mapping: &Mapping) -> Result<File> {
             let text = format!("it is not image {} any more, but {other:?}", mapping.image_id);
             Err(HostError::new("open", name, libc::ESTALE).with(text))
         }
+    }
+}
+
+/// Whether somebody has claimed the device for itself: a mount in whatever namespace, a device on
+/// top of it (LVM, multipath, a loop device), mkfs or fsck. Who has merely opened it has not.
+///
+/// # Errors
+/// ENOENT without the file; what the device answers to an open.
+pub fn is_claimed(path: &Path) -> Result<bool> {
+    match File::options().read(true).custom_flags(libc::O_EXCL).open(path) {
+        Ok(_) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(true),
+        Err(error) => Err(HostError::io("open", path.display().to_string(), &error)),
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
-use super::command::{self, Command};
+use super::command::{self, Command, Output};
 use super::{HostError, Result, mkfs_options};
 use crate::fault;
 
@@ -66,6 +66,14 @@ impl FsKind {
         self != Self::Xfs
     }
 
+    /// The least device, in bytes, on which its mkfs makes it (mkfs.xfs from 5.19 on: 300 MB).
+    pub fn smallest(self) -> u64 {
+        match self {
+            Self::Xfs => 300 << 20,
+            Self::Ext2 | Self::Ext3 | Self::Ext4 => 1 << 20,
+        }
+    }
+
     /// The program that makes it.
     pub fn mkfs(self) -> &'static str {
         match self {
@@ -81,6 +89,15 @@ impl std::fmt::Display for FsKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// Refuses options of mkfs that reach outside the device; asks no program.
+///
+/// # Errors
+/// EINVAL naming the option.
+pub fn check_mkfs_options(kind: FsKind, options: &str) -> Result<()> {
+    let arguments: Vec<String> = options.split_whitespace().map(str::to_owned).collect();
+    mkfs_options::check(kind, &arguments)
 }
 
 /// mkfs's arguments before the device: the user's, else those that ceph-csi uses.
@@ -168,6 +185,13 @@ pub async fn mkfs(kind: FsKind, arguments: &[String], device: &Path) -> Result<(
     .await
 }
 
+/// How many errors the kernel has met in the ext file system on `/dev/rbd<number>` since it was
+/// last repaired; none where it has no such file system or does not tell.
+pub fn errors_met(number: u32) -> u64 {
+    let count = std::fs::read_to_string(format!("/sys/fs/ext4/rbd{number}/errors_count"));
+    count.ok().and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
 /// How careful a check is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Care {
@@ -184,7 +208,8 @@ pub enum Care {
 /// without a decision (ext: `e2fsck -p`; XFS replays its log when it is mounted).
 ///
 /// # Errors
-/// EUCLEAN when errors are left that a person has to decide about, with the command for it.
+/// EUCLEAN when errors are left that a person has to decide about, with the command for it; EBUSY
+/// when somebody has claimed the device; EOPNOTSUPP for a feature that this e2fsck does not know.
 pub async fn fsck(kind: FsKind, device: &Path, care: Care) -> Result<()> {
     if !kind.is_ext() {
         return Ok(());
@@ -206,8 +231,8 @@ pub async fn fsck(kind: FsKind, device: &Path, care: Care) -> Result<()> {
                 tracing::debug!(device = %device.display(), code = output.status.code(), "checked");
                 Ok(())
             }
-            // 4: errors are left; 8: it could not work with what it found.
-            Some(code) if code & 12 != 0 => {
+            // 4: errors are left.
+            Some(code) if code & 4 != 0 => {
                 let failure = output.failure();
                 let words = failure.detail.clone().unwrap_or_default();
                 Err(HostError { errno: libc::EUCLEAN, ..failure }.with(format!(
@@ -215,10 +240,31 @@ pub async fn fsck(kind: FsKind, device: &Path, care: Care) -> Result<()> {
                      run `e2fsck -f` on it, or restore a backup: {words}"
                 )))
             }
+            // 8: it could not work, and judges nothing.
+            Some(8) => Err(not_checked(&output)),
             _ => Err(output.failure()),
         }
     })
     .await
+}
+
+/// Why e2fsck did not get to look: its last words alone do not say it.
+fn not_checked(output: &Output) -> HostError {
+    let said = String::from_utf8_lossy(&[&*output.stdout, &*output.stderr].concat()).into_owned();
+    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let says = |words: &[&str]| lines().any(|line| words.iter().any(|word| line.contains(word)));
+    let failure = output.failure();
+    let told = lines().map(|line| line.chars().take(120).collect::<String>()).collect::<Vec<_>>().join("; ");
+    let told: String = told.chars().take(400).collect();
+    if says(&["is in use", "is mounted"]) {
+        return HostError { errno: libc::EBUSY, ..failure }.with(told);
+    }
+    if says(&["Get a newer version of e2fsck", "unsupported feature"]) {
+        let why = "the file system has features that this driver's e2fsck does not know, so it was not checked; use \
+                   an image of the driver with newer e2fsprogs";
+        return HostError { errno: libc::EOPNOTSUPP, ..failure }.with(format!("{why}: {told}"));
+    }
+    failure.with(told)
 }
 
 /// Lets a test build strike before and after a step that waits.

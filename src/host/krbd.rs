@@ -132,15 +132,13 @@ fn read_mapping(folder: &Path, number: u32) -> io::Result<Mapping> {
     })
 }
 
-/// The mappings of an image, all of them; `fsid` is the cluster, when it is known.
+/// The mappings of images of that name, on whichever cluster.
 ///
 /// # Errors
 /// As [`mappings`].
-pub fn find(fsid: Option<&str>, pool: &str, namespace: &str, image: &str) -> Result<Vec<Mapping>> {
+pub fn find(pool: &str, namespace: &str, image: &str) -> Result<Vec<Mapping>> {
     let mut found = mappings()?;
-    found.retain(|mapping| {
-        mapping.is_image(pool, namespace, image) && fsid.is_none_or(|fsid| mapping.cluster_fsid == fsid)
-    });
+    found.retain(|mapping| mapping.is_image(pool, namespace, image));
     Ok(found)
 }
 
@@ -183,11 +181,15 @@ pub fn map(request: &MapRequest) -> Result<Mapping> {
         netns::enter(path)?;
     }
     keyring::add_to_thread(&request.user, &request.key)?;
-    let of_image = || find(Some(&request.fsid), &request.pool, &request.namespace, &request.image);
+    // On whichever cluster: the monitors' addresses may lead the kernel to another one.
+    let of_image = || find(&request.pool, &request.namespace, &request.image);
     let before = of_image()?;
     step("host: map", MAP, &spec, || write_bus(MAP, &spec, "add", &line))?;
-    let new = of_image()?.into_iter().find(|mapping| before.iter().all(|old| old.number != mapping.number));
-    new.ok_or_else(|| {
+    let mut new = of_image()?;
+    new.retain(|mapping| before.iter().all(|old| old.number != mapping.number));
+    // One of the same name may be mapped from another cluster at this moment.
+    new.sort_by_key(|mapping| mapping.cluster_fsid != request.fsid);
+    new.into_iter().next().ok_or_else(|| {
         HostError::new(MAP, spec, libc::ENODEV).with("the new device is not in /sys/bus/rbd/devices")
     })
 }

@@ -37,6 +37,9 @@ pub struct Mount {
     pub source: PathBuf,
     /// Whether the file system refuses writes, wherever it is mounted.
     pub read_only_filesystem: bool,
+    /// Whether an error makes it refuse writes (ext: `errors=remount-ro`). Kernels from 6.1.130 to
+    /// 6.14 do not show that it has happened.
+    pub stops_at_errors: bool,
 }
 
 impl Mount {
@@ -83,17 +86,23 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let options = fields.next()?;
     // Any number of optional fields, ended by a lone hyphen.
     fields.by_ref().find(|field| *field == b"-")?;
+    let (fs_type, source, fs_options) = (fields.next()?, fields.next()?, fields.next()?);
     Some(Mount {
         id,
         device: (major.parse().ok()?, minor.parse().ok()?),
         root,
         point,
         read_only: has(options, b"ro"),
-        fs_type: text(fields.next()?),
-        source: path(fields.next()?),
-        read_only_filesystem: has(fields.next()?, b"ro"),
+        fs_type: text(fs_type),
+        source: path(source),
+        read_only_filesystem: READ_ONLY.iter().any(|name| has(fs_options, name)),
+        stops_at_errors: has(fs_options, b"errors=remount-ro"),
     })
 }
+
+/// What a file system that refuses writes shows among its options: mounted so; turned so by an
+/// error (before Linux 6.15 and since, ext4); shut down.
+const READ_ONLY: [&[u8]; 3] = [b"ro", b"emergency_ro", b"shutdown"];
 
 fn has(options: &[u8], name: &[u8]) -> bool {
     options.split(|byte| *byte == b',').any(|option| option == name)
@@ -132,6 +141,12 @@ mod tests {
         let block = parse(b"45 29 0:6 /rbd0 /staging/x rw,relatime - devtmpfs devtmpfs rw,size=4k").unwrap();
         assert_eq!(block.root, Path::new("/rbd0"));
         assert!(!block.read_only && !block.shows_the_same_as(&mount));
+        for (options, refuses) in
+            [("rw", false), ("ro", true), ("rw,emergency_ro", true), ("rw,shutdown", true)]
+        {
+            let line = format!("44 29 252:0 / /x rw - ext4 /dev/rbd0 {options}");
+            assert_eq!(parse(line.as_bytes()).unwrap().read_only_filesystem, refuses, "{options}");
+        }
         assert_eq!(parse(b"45 29 0:6 /rbd0"), None);
     }
 

@@ -89,7 +89,7 @@ impl Node {
             context: request.context,
             secrets: request.secrets,
             resolver: self.resolver.clone(),
-            mapper: self.mapper,
+            mapper: self.mapper.clone(),
             node: self.options.node_id.clone(),
             scratch: self.options.scratch.clone(),
         };
@@ -113,7 +113,7 @@ impl Node {
             fingerprint: format!("{:?}", place.folder),
             deadline,
         };
-        let (mapper, config) = (self.mapper, self.resolver.config.clone());
+        let (mapper, config) = (self.mapper.clone(), self.resolver.config.clone());
         let work = move |progress| async move {
             // What is left is on this node only, and the CO has to come back for it.
             unstage::take_down(&place, &mapper, &config, &progress).await

@@ -57,6 +57,10 @@ pub async fn publish(publication: &Publication, progress: &Progress) -> Result<(
         );
         return Err(Error::new(Kind::Precondition, text));
     }
+    if let Some(trouble) = staged.trouble().filter(|_| staged.went_read_only() && !publication.read_only) {
+        let text = format!("volume {} is not published: {trouble}", staging.volume_id);
+        return Err(Error::new(Kind::Precondition, text));
+    }
     // A bind mount of what is mounted read-only is read-only, whatever is asked.
     let read_only = publication.read_only || publication.capability.read_only() || staged.mount.read_only;
     // 2.

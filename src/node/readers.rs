@@ -15,8 +15,9 @@ use crate::host::device;
 use crate::host::filesystem::FsKind;
 use crate::host::replay;
 use crate::host::thread::on_thread;
+use crate::node::mapping::Target;
 use crate::node::mapping::in_use;
-use crate::node::mapping::{Mapped, Target};
+use crate::node::mapping::on_node::ImageKey;
 use crate::node::replay_lock::ReplayLock;
 use crate::node::stage::{Mounted, Staging};
 use crate::node::unstage;
@@ -155,14 +156,7 @@ impl Staging {
     /// Unmaps the image from this node.
     async fn let_go(&self, resolved: &Resolved, progress: &Progress) -> Result<()> {
         unstage::unmount(&self.place.entry, progress).await?;
-        let fsid = resolved.pool.connection().fsid().await?;
-        let mapped = Mapped {
-            pool: resolved.pool.name(),
-            namespace: resolved.pool.namespace(),
-            image: &resolved.image,
-            fsid: Some(&fsid),
-            options: UnmapOptions::default(),
-        };
-        self.mapper.unmap(&mapped, progress).await
+        let mappings = ImageKey::of_target(&self.target(resolved)).mappings().await?;
+        self.mapper.unmap(&mappings, UnmapOptions::default(), progress).await
     }
 }

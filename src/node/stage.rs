@@ -15,18 +15,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::host::filesystem::FsKind;
-use crate::host::krbd::Mapping;
+use crate::host::krbd::{self, Mapping};
 use crate::host::mount_options::MountOptions;
 use crate::host::thread::on_thread;
 use crate::host::{HostError, bind, device, growth, mount, place, probe, step_on_thread};
 use crate::node::blank::format_mark::Mark;
 use crate::node::blank::{Format, FsState, make_filesystem};
-use crate::node::mapping::{Mapper, Target};
+use crate::node::mapping::on_node::ImageKey;
+use crate::node::mapping::{Mapper, Target, other_cluster};
 use crate::node::staged::{self, Occupant, StagingPath};
 use crate::node::stash::{self, Found, Stash};
 use crate::node::unstage;
 use crate::volume::capability::{Access, AccessMode, Capability};
 use crate::volume::error::{Error, Kind, Result};
+use crate::volume::id::VolumeId;
 use crate::volume::image::resolve::{Resolved, Resolver};
 use crate::volume::map_options::{MapOptions, UnmapOptions};
 use crate::volume::mount_flags;
@@ -77,9 +79,14 @@ pub enum Mounted {
 pub async fn stage(staging: &Staging, progress: &Progress) -> Result<()> {
     let place = &staging.place;
     progress.step(format!("looking at {}", place.entry.display()));
-    let stash = stash::usable(&place.folder).await?;
-    if let Some(occupant) = staged::at(&place.entry).await? {
-        return staging.take_over(&occupant, stash.as_ref(), progress).await;
+    let stash = stash::usable(&place.folder).await.map_err(left_behind)?;
+    if let Some(occupant) = staged::at(&place.entry).await.map_err(left_behind)? {
+        if !occupant.is_stale(&place.volume_id, stash.as_ref()) {
+            return staging.take_over(&occupant, stash.as_ref(), progress).await;
+        }
+        tracing::warn!(volume = place.volume_id, found = occupant.describe(), "staging it anew");
+        let config = &staging.resolver.config;
+        unstage::take_down(place, &staging.mapper, config, progress).await.map_err(Error::unsettled)?;
     }
     match staging.build(stash, progress).await {
         Ok(()) => Ok(()),
@@ -96,9 +103,11 @@ impl Staging {
                 "what is mounted at {entry} is {}, not volume {volume}; nothing was changed",
                 occupant.describe()
             );
-            return Err(Error::new(Kind::Precondition, text));
+            let error = Error::new(Kind::Precondition, text);
+            // An earlier try has been here, and its mapping may be left.
+            return Err(if stash.is_some() { error.unsettled() } else { error });
         };
-        if let Some(difference) = self.difference(occupant, mapping)? {
+        if let Some(difference) = self.difference(occupant, mapping).await? {
             let text = format!("volume {volume} is staged at {entry} already, {difference}");
             return Err(Error::new(Kind::AlreadyExists, text));
         }
@@ -112,9 +121,20 @@ impl Staging {
         match FsKind::parse(&occupant.mount.fs_type) {
             Some(kind) if !occupant.is_block() && !mapping.read_only && !occupant.mount.read_only => {
                 let device = mapping.device();
-                self.grow_if_smaller(kind, &device, progress).await.map_err(Error::unsettled)
+                let grown = self.grow_if_smaller(kind, &device, progress).await;
+                self.warn_of_growth(grown);
+                Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A file system that cannot grow, or whose cluster does not answer just now, is as usable as
+    /// before: the pod starts, and NodeExpandVolume says what is wrong.
+    fn warn_of_growth(&self, grown: Result<()>) {
+        if let Err(error) = grown {
+            let volume = &self.place.volume_id;
+            tracing::warn!(volume, %error, "the file system is smaller than its device, and did not grow");
         }
     }
 
@@ -138,7 +158,11 @@ impl Staging {
         tracing::warn!(volume = self.place.volume_id, problem, "whether it has a format mark is not known");
     }
 
-    fn difference(&self, occupant: &Occupant, mapping: &Mapping) -> Result<Option<String>> {
+    async fn difference(&self, occupant: &Occupant, mapping: &Mapping) -> Result<Option<String>> {
+        if self.is_of_another_image(mapping).await? {
+            let spec = krbd::spec(&mapping.pool, &mapping.namespace, &mapping.image);
+            return Ok(Some(format!("from image {spec} of cluster {}", mapping.cluster_fsid)));
+        }
         let is_block = matches!(self.capability.access, Access::Block);
         if occupant.is_block() != is_block {
             return Ok(Some(format!("as a {}", if is_block { "file system" } else { "block device" })));
@@ -149,13 +173,26 @@ impl Staging {
         {
             return Ok(Some(format!("with file system type {}", occupant.mount.fs_type)));
         }
-        let asked = MapOptions::parse(self.parameter("mapOptions"))?.read_only() || self.read_only();
+        let asked = MapOptions::parse(self.parameter("mapOptions"))?.read_only() || self.maps_read_only();
         Ok((mapping.read_only != asked)
             .then(|| format!("mapped {}", if mapping.read_only { "read-only" } else { "writable" })))
     }
 
-    /// Steps: 1. Which image. 2. The stash. 3. Map. 4. The file system, or the raw
-    /// device. An error in any leaves the rest to [`Staging::undo`].
+    /// A static volume's handle is the image's name, which images of several pools and clusters may
+    /// have: what is mounted must be the one of this request's context. Asks no cluster.
+    async fn is_of_another_image(&self, mapping: &Mapping) -> Result<bool> {
+        if VolumeId::parse(&self.place.volume_id).is_some() {
+            return Ok(false);
+        }
+        let (cluster_id, pool) = (self.parameter("clusterID"), self.parameter("pool"));
+        let config = &self.resolver.config;
+        let namespace = config.cluster(cluster_id)?.rados_namespace;
+        let other = (!pool.is_empty() && pool != mapping.pool) || namespace != mapping.namespace;
+        Ok(other || other_cluster::is_of_another(mapping, cluster_id, config).await)
+    }
+
+    /// Steps: 1. Which image, and the turn with it. 2. The stash. 3. Map. 4. The file system, or
+    /// the raw device. An error in any leaves the rest to [`Staging::undo`].
     async fn build(&self, old: Option<Stash>, progress: &Progress) -> Result<()> {
         // 1.
         progress.step(format!("looking up volume {}", self.place.volume_id));
@@ -165,12 +202,15 @@ impl Staging {
         // 2.
         let unmap = UnmapOptions::parse(self.parameter("unmapOptions"))?;
         let stash = Stash::new(resolved.pool.name(), resolved.pool.namespace(), &resolved.image, unmap)
-            .on(&resolved.pool.connection().fsid().await?);
-        if old
-            .is_some_and(|old| old.spec() != stash.spec() || (!old.fsid.is_empty() && old.fsid != stash.fsid))
-        {
+            .on(resolved.pool.connection().fsid_text(), resolved.image_id.as_str());
+        if old.is_some_and(|old| !old.is_same_image(&stash)) {
             unstage::take_down(&self.place, &self.mapper, &self.resolver.config, progress).await?;
         }
+        let key = ImageKey::of_target(&self.target(&resolved));
+        // Another handle may lead to the same image. What undoes this takes its own turn.
+        let _turn = self.mapper.turn(key, progress).await?;
+        // Before the stash says that it is ours.
+        self.mapper.refuse_used(&self.target(&resolved)).await?;
         self.write_stash(&stash).await?;
         // 3. and 4.
         if let Access::Mount { .. } = &self.capability.access {
@@ -218,7 +258,7 @@ impl Staging {
             image_id: &resolved.image_id,
             header: &resolved.header,
             map_options: self.parameter("mapOptions"),
-            read_only: self.read_only(),
+            read_only: self.maps_read_only(),
             own_client: false,
             netns: resolved.cluster.net_namespace_file.as_deref(),
             multi_node_block: is_block && self.capability.mode == AccessMode::MultiNodeMultiWriter,
@@ -255,7 +295,7 @@ impl Staging {
         let made = make_filesystem(&format, progress).await?;
         let kind = made.kind();
         self.make_entry(place::make_directory, 0o750).await?;
-        let flags = mount_flags::parse(flags)?;
+        let flags = mount_flags::parse(flags, self.read_only())?;
         let options = options(kind, &flags, mapping.read_only);
         progress.step(format!("mounting {} at {}", device.display(), entry.display()));
         let mounted = mount::mount(&device, entry, kind.name(), &options, LONGEST).await;
@@ -264,15 +304,17 @@ impl Staging {
             Err(error) if error.is(libc::EROFS) && mapping.read_only => {
                 return Ok(Mounted::NeedsReplay(kind));
             }
+            Err(error) if error.is(libc::EBUSY) => return Err(format.claimed(error).await),
             mounted => mounted.map_err(|error| explain(error, kind, !flags.is_empty()))?,
         }
         if let FsState::Found { can_grow: true, .. } = made
             && options.flags & libc::MS_RDONLY == 0
         {
-            self.grow(kind, &device, progress).await?;
-            if kind == FsKind::Xfs {
+            let grown = self.grow(kind, &device, progress).await;
+            if grown.is_ok() && kind == FsKind::Xfs {
                 self.write_new_size(&device, &options, progress).await?;
             }
+            self.warn_of_growth(grown);
         }
         Ok(Mounted::Yes)
     }
@@ -323,6 +365,13 @@ impl Staging {
         self.capability.read_only()
     }
 
+    /// Who looks at a damaged file system without its journal wants the image to stay as it is.
+    fn maps_read_only(&self) -> bool {
+        let Access::Mount { flags, .. } = &self.capability.access else { return self.read_only() };
+        let options = mount_flags::parse(flags, self.read_only());
+        self.read_only() || options.is_ok_and(|options| mount_flags::without_journal(&options))
+    }
+
     /// Takes back what was done, and says whether that succeeded by the error's kind.
     async fn undo(&self, error: Error, progress: &Progress) -> Error {
         // Without a stash nothing was mapped, by this call or one before it.
@@ -338,6 +387,15 @@ impl Staging {
                 error.unsettled()
             }
         }
+    }
+}
+
+/// The node cannot tell what an earlier try has left: an error of its own is not the CO's to
+/// forget the volume after. A path that no volume could ever be staged at is.
+fn left_behind(error: Error) -> Error {
+    match error.kind {
+        Kind::Precondition | Kind::InvalidArgument => error,
+        _ => error.unsettled(),
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::host::HostError;
 use crate::host::device::{self, Device};
-use crate::host::filesystem::FsKind;
+use crate::host::filesystem::{self, FsKind};
 use crate::host::krbd::{self, Mapping};
 use crate::host::mountinfo::{self, Mount};
 use crate::host::thread::on_thread;
@@ -80,6 +80,8 @@ pub struct Occupant {
     pub number: Option<(u32, u32)>,
     /// That device.
     pub device: Device,
+    /// How many errors the kernel has met in its ext file system since the last repair.
+    pub errors: u64,
 }
 
 impl Occupant {
@@ -93,6 +95,37 @@ impl Occupant {
         match &self.device {
             Device::Image(mapping) if belongs(mapping, volume_id, stash) => Some(mapping),
             _ => None,
+        }
+    }
+
+    /// Whether the file system takes no writes though it was mounted for them: an error made the
+    /// kernel stop them, which the mount itself does not show.
+    pub fn went_read_only(&self) -> bool {
+        let stopped = self.errors > 0 && self.mount.stops_at_errors;
+        !self.is_block() && !self.mount.read_only && (self.mount.read_only_filesystem || stopped)
+    }
+
+    /// What is wrong with the file system, for people; `None` for one that is well.
+    pub fn trouble(&self) -> Option<String> {
+        let (kind, place) = (&self.mount.fs_type, self.mount.point.display());
+        let what = match (self.went_read_only(), self.errors) {
+            (true, _) => "has gone read-only after an error".to_owned(),
+            (false, 0) => return None,
+            (false, count) => format!("is damaged: the kernel has met {count} error(s) in it"),
+        };
+        Some(format!(
+            "the {kind} file system at {place} {what}; the kernel's log (dmesg) of this node says more. End its pods \
+             here, so that it is unstaged and checked, before it is used again"
+        ))
+    }
+
+    /// Whether it is what is left of the volume when its device has gone: a file system whose
+    /// device no longer exists, or the file of one whose number nobody has or another image has.
+    pub fn is_stale(&self, volume_id: &str, stash: Option<&Stash>) -> bool {
+        match &self.device {
+            Device::Gone => self.is_block() || self.number.is_some(),
+            Device::Image(_) => self.is_block() && self.of_volume(volume_id, stash).is_none(),
+            Device::Other(_) => false,
         }
     }
 
@@ -121,7 +154,13 @@ pub async fn at(path: &Path) -> Result<Option<Occupant>> {
             let Some(mount) = mountinfo::at(&path)? else { return Ok(None) };
             let number = device::of_mount(&mount)?;
             let device = number.map_or(Ok(Device::Gone), Device::of_number)?;
-            Ok(Some(Occupant { mount, number, device }))
+            let errors = match &device {
+                Device::Image(mapping) if mount.root == Path::new("/") => {
+                    filesystem::errors_met(mapping.number)
+                }
+                _ => 0,
+            };
+            Ok(Some(Occupant { mount, number, device, errors }))
         }
     };
     on_thread("look", &path.display().to_string(), look).await.map_err(at_path)
@@ -138,10 +177,16 @@ pub fn at_path(error: HostError) -> Error {
     Error::new(kind, "").because(error)
 }
 
-/// Whether the mapped image is that volume's. A handle that a journal composed carries
-/// the uuid with which the image's name ends; a static volume's is the image's name, and
-/// only its stash knows the pool.
+/// Whether the mapped image is that volume's. The stash knows the image's id; ceph-csi's does not.
+/// Then a handle that a journal composed carries the uuid with which the image's name ends, unless
+/// somebody has renamed it; a static volume's is the image's name, and only its stash knows the pool.
 pub fn belongs(mapping: &Mapping, volume_id: &str, stash: Option<&Stash>) -> bool {
+    if let Some(known) = stash.filter(|stash| !stash.image_id.is_empty()) {
+        let same = known.image_id == mapping.image_id && known.is_on_cluster_of(mapping);
+        let pool =
+            VolumeId::parse(volume_id).map_or(known.pool == mapping.pool, |id| id.pool_id == mapping.pool_id);
+        return same && pool && known.namespace == mapping.namespace && mapping.snapshot.is_none();
+    }
     let named = match VolumeId::parse(volume_id) {
         Some(id) => {
             mapping.image.ends_with(&id.uuid.to_string())
@@ -214,9 +259,12 @@ mod tests {
         assert!(!belongs(&Mapping { snapshot: Some("s".into()), ..mapping(uuid) }, id, None));
         let of_volume = mapping(&format!("csi-vol-{uuid}"));
         assert!(!belongs(&Mapping { pool_id: 3, ..of_volume.clone() }, id, None), "another pool");
-        let on = |fsid| Stash::new("p", "", &of_volume.image, UnmapOptions::default()).on(fsid);
+        let on = |fsid| Stash::new("p", "", &of_volume.image, UnmapOptions::default()).on(fsid, "");
         assert!(belongs(&of_volume, id, Some(&on("f"))) && belongs(&of_volume, id, Some(&on(""))));
         assert!(!belongs(&of_volume, id, Some(&on("g"))), "another cluster");
+        let renamed = Stash::new("p", "", "before", UnmapOptions::default()).on("f", "1");
+        assert!(belongs(&mapping("after"), id, Some(&renamed)), "the image's id says it");
+        assert!(!belongs(&Mapping { image_id: "2".into(), ..of_volume.clone() }, id, Some(&renamed)));
         let stash = |pool| Stash::new(pool, "", "data", UnmapOptions::default());
         assert!(belongs(&mapping("data"), "data", Some(&stash("p"))));
         assert!(!belongs(&mapping("data"), "data", Some(&stash("q"))));

@@ -50,6 +50,9 @@ pub struct Stash {
     /// The cluster, which ceph-csi does not note and does not mind; empty when unknown.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub fsid: String,
+    /// The image's id, which a rename does not change; as the cluster, ours alone.
+    #[serde(rename = "imageId", skip_serializing_if = "String::is_empty")]
+    pub image_id: String,
 }
 
 impl Default for Stash {
@@ -66,6 +69,7 @@ impl Default for Stash {
             log_dir: String::new(),
             log_file_strategy: String::new(),
             fsid: String::new(),
+            image_id: String::new(),
         }
     }
 }
@@ -74,7 +78,7 @@ impl Default for Stash {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
     /// A stash.
-    Stash(Stash),
+    Stash(Box<Stash>),
     /// A file that says nothing, such as ceph-csi leaves when it dies while writing.
     Damaged,
     /// No file.
@@ -96,13 +100,20 @@ impl Stash {
     /// Of an image that is mapped, where the file was lost.
     pub fn of_mapping(mapping: &Mapping) -> Self {
         Self::new(&mapping.pool, &mapping.namespace, &mapping.image, UnmapOptions::default())
-            .on(&mapping.cluster_fsid)
+            .on(&mapping.cluster_fsid, &mapping.image_id)
     }
 
-    /// The same on that cluster.
-    pub fn on(mut self, fsid: &str) -> Self {
+    /// The same, of the image with that id on that cluster.
+    pub fn on(mut self, fsid: &str, image_id: &str) -> Self {
         fsid.clone_into(&mut self.fsid);
+        image_id.clone_into(&mut self.image_id);
         self
+    }
+
+    /// Whether both may be of one image: what one of them does not note does not count.
+    pub fn is_same_image(&self, other: &Self) -> bool {
+        let same = |one: &str, other: &str| one.is_empty() || other.is_empty() || one == other;
+        self.spec() == other.spec() && same(&self.fsid, &other.fsid) && same(&self.image_id, &other.image_id)
     }
 
     /// Whether the mapping may be on this stash's cluster.
@@ -161,7 +172,7 @@ pub async fn read(folder: &Path) -> Result<Found> {
             tracing::warn!(file = object, "the stash is damaged and is ignored");
             Found::Damaged
         },
-        Found::Stash,
+        |stash| Found::Stash(Box::new(stash)),
     ))
 }
 
@@ -171,7 +182,7 @@ pub async fn read(folder: &Path) -> Result<Found> {
 /// As [`read`], and [`Kind::Precondition`] for what this version does not serve.
 pub async fn usable(folder: &Path) -> Result<Option<Stash>> {
     match read(folder).await? {
-        Found::Stash(stash) => stash.check(folder).map(|()| Some(stash)),
+        Found::Stash(stash) => stash.check(folder).map(|()| Some(*stash)),
         Found::Damaged | Found::Nothing => Ok(None),
     }
 }

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::host::device;
+use crate::host::device::{self, Device};
 use crate::host::mount::{self, Fill};
 use crate::host::thread::on_thread;
 use crate::node::staged::{self, Occupant};
@@ -50,9 +50,15 @@ pub async fn stats(volume_id: &str, volume_path: &Path, deadline: Deadline) -> R
     })??;
     let Some(occupant) = found else { return Err(absent("nothing is mounted there".to_owned())) };
     if occupant.of_volume(volume_id, None).is_none() {
+        // Nothing tells any more whose it was; the CO says that it is this volume's path.
+        if occupant.is_stale(volume_id, None) && matches!(occupant.device, Device::Gone) {
+            let trouble = format!("{} is at {}", occupant.describe(), path.display());
+            return Ok(Health { usage: None, trouble: Some(trouble) });
+        }
         return Err(absent(format!("{} is", occupant.describe())));
     }
-    measure(path, &occupant, deadline.left_at_most(LONGEST)).await
+    let health = measure(path, &occupant, deadline.left_at_most(LONGEST)).await?;
+    Ok(Health { trouble: health.trouble.or_else(|| occupant.trouble()), ..health })
 }
 
 async fn measure(path: PathBuf, occupant: &Occupant, limit: Duration) -> Result<Health> {

@@ -12,10 +12,11 @@ use crate::host::device::Device;
 use crate::host::krbd::{self, Mapping};
 use crate::host::thread::on_thread;
 use crate::host::{HostError, holders, mount, place, step_on_thread};
+use crate::node::mapping::Mapper;
+use crate::node::mapping::on_node::ImageKey;
 use crate::node::mapping::other_cluster;
-use crate::node::mapping::{Mapped, Mapper};
 use crate::node::staged::{self, Occupant, StagingPath};
-use crate::node::stash::{self, Stash};
+use crate::node::stash::{self, Found, Stash};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::VolumeId;
 use crate::volume::operation::Progress;
@@ -23,11 +24,15 @@ use crate::volume::operation::Progress;
 /// An umount that waits for its cluster is not given up before this: the repeated call
 /// joins it, and giving up would not end it.
 const LONGEST: Duration = Duration::from_secs(3600);
+/// An umount is tried again for this long: who asks how full it is holds it for a moment.
+const BUSY_FOR: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Removes every trace of the volume from this node but what is published. Steps:
 /// 1. The stash; what another driver has to take apart is refused.
-/// 2. What is mounted; what is not this volume's is refused, a lost stash written anew.
-/// 3. Nobody else has it mounted.
+/// 2. What is mounted; what is not this volume's is refused, a lost stash written anew. The turn
+///    with the image.
+/// 3. Nobody else has it mounted; what another volume has staged is left to that.
 /// 4. Unmount. 5. The empty folder or file. 6. Unmap. 7. The stash.
 ///
 /// # Errors
@@ -46,7 +51,12 @@ pub async fn take_down(
     if let Some(occupant) = &occupant {
         refuse_foreign(occupant, place, stash.as_ref())?;
     }
-    let images = images(place, occupant.as_ref(), stash.as_ref(), config).await?;
+    let mut images = find_images(place, occupant.as_ref(), stash.as_ref(), config).await?;
+    let mut turn = None;
+    if let Some(mapping) = images.first() {
+        turn = Some(mapper.turn(ImageKey::of_mapping(mapping), progress).await?);
+        images = find_images(place, occupant.as_ref(), stash.as_ref(), config).await?;
+    }
     if stash.is_none()
         && let Some(mapping) = images.first()
     {
@@ -62,6 +72,10 @@ pub async fn take_down(
         stash = Some(found);
     }
     // 3.
+    if occupant.is_none() && is_anothers(&images, place).await? {
+        tracing::info!(volume = place.volume_id, "its image is staged here as another volume, and stays so");
+        images.clear();
+    }
     for mapping in &images {
         refuse_published(mapping, place).await?;
     }
@@ -69,16 +83,9 @@ pub async fn take_down(
     unmount(&place.entry, progress).await?;
     let removed = remove(&place.entry).await;
     // 6.
-    if let (Some(stash), Some(mapping)) = (&stash, images.first()) {
-        let mapped = Mapped {
-            pool: &stash.pool,
-            namespace: &stash.namespace,
-            image: &stash.image,
-            fsid: Some(&mapping.cluster_fsid),
-            options: stash.unmap(),
-        };
-        mapper.unmap(&mapped, progress).await?;
-    }
+    let options = stash.as_ref().map(Stash::unmap).unwrap_or_default();
+    mapper.unmap(&images, options, progress).await?;
+    drop(turn);
     // What is in the way of the removal is no reason to keep the device.
     removed?;
     // 7.
@@ -91,7 +98,8 @@ fn refuse_foreign(occupant: &Occupant, place: &StagingPath, stash: Option<&Stash
     let foreign = match &occupant.device {
         Device::Image(_) => !occupant.is_block() && occupant.of_volume(&place.volume_id, stash).is_none(),
         Device::Other(_) => true,
-        Device::Gone => false,
+        // A file system without a device (tmpfs, overlay) never was a volume.
+        Device::Gone => !occupant.is_block() && occupant.number.is_none(),
     };
     if !foreign {
         return Ok(());
@@ -108,7 +116,7 @@ fn refuse_foreign(occupant: &Occupant, place: &StagingPath, stash: Option<&Stash
 /// The mappings of the volume's image on this node. Without stash and mount a volume of
 /// a journal is still known by its uuid; an image that only has a static volume's name
 /// may be somebody else's.
-async fn images(
+async fn find_images(
     place: &StagingPath,
     occupant: Option<&Occupant>,
     stash: Option<&Stash>,
@@ -178,6 +186,21 @@ pub async fn refuse_content(entry: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether the image, of which nothing is mounted at this staging path, is staged at another one as
+/// another volume: this one was refused for that, or was stopped before it had mapped anything.
+async fn is_anothers(mappings: &[Mapping], place: &StagingPath) -> Result<bool> {
+    for mapping in mappings {
+        for entry in staged::elsewhere(mapping, &[&place.entry]).await? {
+            let named = entry.file_name().is_some_and(|name| name != place.volume_id.as_str());
+            let Some(folder) = entry.parent().filter(|_| named) else { continue };
+            if matches!(stash::read(folder).await?, Found::Stash(stash) if stash.is_of(mapping)) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 async fn refuse_published(mapping: &Mapping, place: &StagingPath) -> Result<()> {
     let others = staged::elsewhere(mapping, &[&place.entry]).await?;
     if others.is_empty() {
@@ -198,10 +221,16 @@ async fn refuse_published(mapping: &Mapping, place: &StagingPath) -> Result<()> 
 pub async fn unmount(path: &Path, progress: &Progress) -> Result<()> {
     let Some(occupant) = staged::at(path).await? else { return Ok(()) };
     progress.step(format!("unmounting {} from {}", occupant.describe(), path.display()));
-    match mount::unmount(path, LONGEST).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.is(libc::EBUSY) => Err(busy(path, &occupant, error).await),
-        Err(error) => Err(error.into()),
+    let again = tokio::time::Instant::now() + progress.deadline.left_at_most(BUSY_FOR);
+    loop {
+        match mount::unmount(path, LONGEST).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is(libc::EBUSY) && tokio::time::Instant::now() >= again => {
+                return Err(busy(path, &occupant, error).await);
+            }
+            Err(error) if error.is(libc::EBUSY) => tokio::time::sleep(PAUSE).await,
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

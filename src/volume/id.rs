@@ -29,12 +29,12 @@ impl VolumeId {
             return None;
         }
         let (version, rest) = text.split_at_checked(4)?;
-        u16::from_str_radix(version, 16).ok()?;
+        hexadecimal(version)?;
         let (length, rest) = rest.strip_prefix('-')?.split_at_checked(4)?;
-        let length = usize::from(u16::from_str_radix(length, 16).ok()?);
+        let length = usize::try_from(hexadecimal(length)?).ok()?;
         let (cluster_id, rest) = rest.strip_prefix('-')?.split_at_checked(length)?;
         let (pool, rest) = rest.strip_prefix('-')?.split_at_checked(16)?;
-        let pool_id = i64::try_from(u64::from_str_radix(pool, 16).ok()?).ok()?;
+        let pool_id = i64::try_from(hexadecimal(pool)?).ok()?;
         let uuid = rest.strip_prefix('-')?;
         if cluster_id.is_empty() || uuid.len() != 36 {
             return None;
@@ -55,6 +55,12 @@ impl fmt::Display for VolumeId {
         let Self { cluster_id, pool_id, uuid } = self;
         write!(f, "0001-{:04x}-{cluster_id}-{pool_id:016x}-{uuid}", cluster_id.len())
     }
+}
+
+/// Digits alone: Rust's own parser also takes a sign.
+fn hexadecimal(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u64::from_str_radix(text, 16).ok().filter(|_| digits)
 }
 
 /// The one spelling of a handle; of what no driver composed, the text itself.

@@ -27,11 +27,12 @@ const REFUSED: [&str; 11] = [
 /// They leave the journal out: what it holds is neither seen nor, on ext4, kept up.
 const WITHOUT_JOURNAL: [&str; 2] = ["norecovery", "noload"];
 
-/// Takes the flags apart into options, `name` or `name=value`.
+/// Takes the flags apart into options, `name` or `name=value`; `reader` is a mode that only
+/// reads, whose mount is `ro` by itself.
 ///
 /// # Errors
 /// [`Kind::InvalidArgument`] naming the option.
-pub fn parse(flags: &[String]) -> Result<Vec<String>> {
+pub fn parse(flags: &[String], reader: bool) -> Result<Vec<String>> {
     let mut options = Vec::new();
     for flag in flags {
         for option in split(flag)? {
@@ -45,12 +46,17 @@ pub fn parse(flags: &[String]) -> Result<Vec<String>> {
         }
     }
     // To look at a damaged volume they are needed; xfs itself asks for `ro` with them.
-    let read_only =
-        options.iter().any(|option| option == "ro") && !options.iter().any(|option| option == "rw");
+    let has = |wanted: &str| options.iter().any(|option| option == wanted);
+    let read_only = (reader || has("ro")) && !has("rw");
     match options.iter().find(|option| WITHOUT_JOURNAL.contains(&name(option))) {
         Some(option) if !read_only => Err(invalid(name(option), "is allowed only together with ro")),
         _ => Ok(options),
     }
+}
+
+/// Whether the options leave the journal out: then nothing at all may be written to the image.
+pub fn without_journal(options: &[String]) -> bool {
+    options.iter().any(|option| WITHOUT_JOURNAL.contains(&name(option)))
 }
 
 fn split(flag: &str) -> Result<Vec<String>> {
@@ -108,7 +114,18 @@ mod tests {
     use super::*;
 
     fn parsed(flags: &[&str]) -> Result<Vec<String>> {
-        parse(&flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>())
+        parse(&owned(flags), false)
+    }
+
+    fn owned(flags: &[&str]) -> Vec<String> {
+        flags.iter().map(|flag| (*flag).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_reader_s_mount_may_leave_the_journal_out() {
+        assert!(without_journal(&parse(&owned(&["noload"]), true).unwrap()));
+        assert!(!without_journal(&parse(&owned(&["noatime"]), true).unwrap()));
+        assert!(parse(&owned(&["noload", "rw"]), true).is_err());
     }
 
     #[test]

@@ -38,11 +38,14 @@ impl Secrets {
     fn user(&self, id: &str, key: &str) -> Result<Credentials> {
         let user = self.get(id).ok_or_else(|| missing(format!("missing ID field '{id}' in secrets")))?;
         let key = self.get(key).ok_or_else(|| missing(format!("missing key field '{key}' in secrets")))?;
-        Ok(Credentials { user: user.reveal().to_owned(), key: key.clone() })
+        // `echo admin | base64` has put a line end into many a secret, and keys are wrapped: librados
+        // would skip what a node's kernel refuses, and of a user's name it cannot be seen.
+        let key: String = key.reveal().chars().filter(|c| !c.is_whitespace()).collect();
+        Ok(Credentials { user: user.reveal().trim().to_owned(), key: Secret::new(key) })
     }
 
     fn get(&self, name: &str) -> Option<&Secret> {
-        self.0.get(name).filter(|secret| !secret.reveal().is_empty())
+        self.0.get(name).filter(|secret| !secret.reveal().trim().is_empty())
     }
 }
 
@@ -74,6 +77,14 @@ mod tests {
         assert_eq!(credentials(&both), pair("u", "k"));
         assert_eq!(credentials(&[both[0], both[2], both[3]]), pair("a", "b"));
         assert!(credentials(&[both[0], both[3]]).is_err());
+    }
+
+    #[test]
+    fn white_space_is_no_part_of_user_or_key() {
+        let wrapped = [("userID", " admin\n"), ("userKey", "AQD0\n  Zm9v==\n")];
+        assert_eq!(credentials(&wrapped), Ok(("admin".to_owned(), "AQD0Zm9v==".to_owned())));
+        let blank = [("userID", " \n"), ("userKey", "k")];
+        assert_eq!(credentials(&blank).unwrap_err(), "missing ID field 'userID' in secrets");
     }
 
     #[test]

@@ -5,10 +5,54 @@
 
 use std::collections::BTreeMap;
 
+use crate::host::filesystem::{FsKind, check_mkfs_options};
 use crate::volume::capability::{Access, AccessMode, Capability, NO_SINGLE_WRITER_OF_MANY};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::map_options::{MapOptions, UnmapOptions};
 use crate::volume::mount_flags;
+
+/// The file systems that a node mounts, for the error of another one.
+const KINDS: &str = "ext4, xfs, ext3 and ext2";
+
+/// Refuses a file system type that no node mounts: a PersistentVolume's cannot be changed.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`] with the right spelling, where there is one.
+pub fn fs_type(capability: &Capability) -> Result<()> {
+    let Access::Mount { fs_type, .. } = &capability.access else { return Ok(()) };
+    if fs_type.is_empty() || FsKind::parse(fs_type).is_some() {
+        return Ok(());
+    }
+    Err(unknown_type(fs_type))
+}
+
+/// The refusal of a file system type, with the one that is meant where that can be told.
+pub fn unknown_type(fs_type: &str) -> Error {
+    let near = fs_type.trim().to_ascii_lowercase();
+    let meant = FsKind::parse(&near).map_or_else(String::new, |kind| format!("; did you mean {kind}?"));
+    let text = format!("file system type {fs_type:?} is not supported; {KINDS} are{meant}");
+    Error::new(Kind::InvalidArgument, text)
+}
+
+/// What a new volume of so many bytes would be refused for by each node that is to format it.
+///
+/// # Errors
+/// [`Kind::OutOfRange`] for a size that the file system cannot have; [`Kind::InvalidArgument`] for
+/// mkfs options that reach outside the volume.
+pub fn format(capability: &Capability, size: u64, mkfs_options: &str) -> Result<()> {
+    let Access::Mount { fs_type, .. } = &capability.access else { return Ok(()) };
+    let kind = if fs_type.is_empty() { Some(FsKind::Ext4) } else { FsKind::parse(fs_type) };
+    let Some(kind) = kind else { return Ok(()) };
+    if size < kind.smallest() {
+        let text = format!(
+            "a volume of {size} bytes is too small for {kind}, which needs {}: ask for more, or for ext4",
+            kind.smallest()
+        );
+        return Err(Error::new(Kind::OutOfRange, text));
+    }
+    check_mkfs_options(kind, mkfs_options)
+        .map_err(|error| Error::new(Kind::InvalidArgument, "mkfsOptions").because(error))
+}
 
 /// What can be said of a request before anything is looked at.
 ///
@@ -23,8 +67,9 @@ pub fn check(capability: &Capability, context: &BTreeMap<String, String>) -> Res
             let text = "rbd: RWX access mode request is only valid for volumes with access type `block`";
             return Err(Error::new(Kind::InvalidArgument, text));
         }
-        mount_flags::parse(flags)?;
+        mount_flags::parse(flags, capability.read_only())?;
     }
+    fs_type(capability)?;
     MapOptions::parse(context.get("mapOptions").map_or("", String::as_str))?;
     UnmapOptions::parse(context.get("unmapOptions").map_or("", String::as_str))?;
     Ok(())

@@ -3,9 +3,11 @@
 
 use std::time::Instant;
 
+use rbd_csi::csi::proto::VolumeCapability;
+use rbd_csi::csi::proto::volume_capability::{AccessType, MountVolume};
 use tonic::{Code, Status};
 
-use crate::support::bench::{Bench, SOON};
+use crate::support::bench::{Bench, GIB, SOON};
 use crate::support::driver::Driver;
 
 const NAME: &str = "pvc-refused";
@@ -65,6 +67,43 @@ fn a_user_without_caps_and_one_of_another_pool() {
     login(&mut bench, "blind", &key);
     let deleted = bench.delete(&driver, &bench.nothing()).map(|()| "OK".to_owned());
     refused(deleted, Code::PermissionDenied, &["EPERM"]);
+}
+
+/// A PersistentVolume cannot be changed: what no node would format is not made.
+#[test]
+fn what_no_node_would_format() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let send = |fs_type: &str, bytes: i64, parameters: &[(&str, &str)]| {
+        let mut request = bench.request(NAME, parameters);
+        request.capacity_range.as_mut().unwrap().required_bytes = bytes;
+        let mount = VolumeCapability { ..request.volume_capabilities[0].clone() };
+        request.volume_capabilities = vec![VolumeCapability {
+            access_type: Some(AccessType::Mount(MountVolume {
+                fs_type: fs_type.into(),
+                ..Default::default()
+            })),
+            ..mount
+        }];
+        bench.send(&driver, request).map(|volume| volume.volume_id)
+    };
+    for (fs_type, words) in [
+        ("btrfs", &["btrfs", "ext4, xfs"][..]),
+        ("XFS", &["did you mean xfs?"]),
+        ("ext4 ", &["did you mean ext4?"]),
+    ] {
+        refused(send(fs_type, GIB, &[]), Code::InvalidArgument, words);
+    }
+    refused(send("xfs", 100 << 20, &[]), Code::OutOfRange, &["104857600", "314572800", "xfs"]);
+    for options in ["-m0; rm -rf /", "-d /etc", "somebody's"] {
+        refused(send("", GIB, &[("mkfsOptions", options)]), Code::InvalidArgument, &["mkfsOptions"]);
+    }
+    assert_eq!(bench.contents(), Vec::<String>::new());
+    for (fs_type, bytes) in [("xfs", 300 << 20), ("", 4 << 20), ("ext3", 4 << 20)] {
+        let id = send(fs_type, bytes, &[("mkfsOptions", "-L name")]).unwrap();
+        bench.delete(&driver, &id).unwrap();
+    }
+    bench.wait_until_empty("at the end");
 }
 
 #[test]

@@ -29,9 +29,10 @@ fn ext4_from_stage_to_unstage() {
     assert_eq!(
         stash,
         format!(
-            r#"{{"Version":3,"pool":"rbd","radosNamespace":"","image":"{}","unmapOptions":"","accessType":false,"encrypted":false,"device":"","logDir":"","logFileStrategy":"","fsid":"{}"}}"#,
+            r#"{{"Version":3,"pool":"rbd","radosNamespace":"","image":"{}","unmapOptions":"","accessType":false,"encrypted":false,"device":"","logDir":"","logFileStrategy":"","fsid":"{}","imageId":"{}"}}"#,
             volume.image,
-            volume.mappings()[0].cluster_fsid
+            volume.mappings()[0].cluster_fsid,
+            volume.mappings()[0].image_id
         )
     );
     assert!(run(&format!("grep ' {} ' /proc/self/mountinfo", volume.entry().display())).contains("noatime"));

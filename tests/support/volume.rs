@@ -46,7 +46,7 @@ impl Volume {
 
     /// Its devices, on whichever cluster its image is.
     pub fn mappings(&self) -> Vec<Mapping> {
-        krbd::find(None, "rbd", "", &self.image).unwrap()
+        krbd::find("rbd", "", &self.image).unwrap()
     }
 
     /// What is mounted at its staging path and its pods' paths.

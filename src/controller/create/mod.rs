@@ -34,6 +34,7 @@ use crate::volume::journal::{Entry, Journal, Plan, Reservation};
 use crate::volume::operation::Progress;
 use crate::volume::parameters::Parameters;
 use crate::volume::request::Volume;
+use crate::volume::servable;
 use crate::volume::size::CapacityRange;
 
 /// How often a name is looked up when others change it meanwhile.
@@ -100,6 +101,7 @@ pub fn check_capabilities(capabilities: &[Capability], has_content: bool) -> Res
         if capability.mode == AccessMode::MultiNodeSingleWriter {
             return Err(Error::new(Kind::InvalidArgument, NO_SINGLE_WRITER_OF_MANY));
         }
+        servable::fs_type(capability)?;
         if !capability.is_block() && capability.multi_node_writer() {
             let text = "rbd: RWX access mode request is only valid for volumes with access type `block`";
             return Err(Error::new(Kind::InvalidArgument, text));

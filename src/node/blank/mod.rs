@@ -23,11 +23,13 @@ use crate::ceph::{Header, ImageId, Pool};
 use crate::host::filesystem::{self, Care, FsKind};
 use crate::host::probe::{self, Content, Look};
 use crate::host::superblock::Superblock;
-use crate::host::{HostError, foresight};
+use crate::host::thread::on_thread;
+use crate::host::{HostError, device, foresight, holders};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::ancestors::{Inherited, inherited};
 use crate::volume::image::data_objects::{objects_of, unexpected};
 use crate::volume::operation::Progress;
+use crate::volume::servable;
 use format_mark::Mark;
 
 /// Reading a healthy device's ends takes milliseconds.
@@ -128,12 +130,7 @@ fn wanted(fs_type: &str) -> Result<Option<FsKind>> {
     if fs_type.is_empty() {
         return Ok(None);
     }
-    FsKind::parse(fs_type).map(Some).ok_or_else(|| {
-        Error::new(
-            Kind::InvalidArgument,
-            format!("file system type {fs_type:?} is not supported; ext4, xfs, ext3 and ext2 are"),
-        )
-    })
+    FsKind::parse(fs_type).map(Some).ok_or_else(|| servable::unknown_type(fs_type))
 }
 
 impl Format<'_> {
@@ -180,18 +177,34 @@ impl Format<'_> {
             None if superblock.is_some_and(|superblock| superblock.clean) => Care::Clean,
             None => Care::Usual,
         };
-        filesystem::fsck(kind, self.device, care).await.map_err(|error| self.unhealthy(error))?;
+        if let Err(error) = filesystem::fsck(kind, self.device, care).await {
+            return Err(self.unhealthy(error).await);
+        }
         if mark.is_some() {
             Mark::remove(self.pool, self.image_id).await?;
         }
         Ok(found)
     }
 
-    fn unhealthy(&self, error: HostError) -> Error {
+    async fn unhealthy(&self, error: HostError) -> Error {
         match error.errno {
-            libc::EUCLEAN => self.refuse("is not mounted").because(error),
+            libc::EUCLEAN | libc::EOPNOTSUPP => self.refuse("is not mounted").because(error),
+            libc::EBUSY => self.claimed(error).await,
             _ => Error::from(error).while_doing(self.name()),
         }
+    }
+
+    async fn is_claimed(&self) -> bool {
+        let (name, path) = (self.device.display().to_string(), self.device.to_owned());
+        on_thread("open", &name, move || device::is_claimed(&path)).await.unwrap_or(false)
+    }
+
+    /// Somebody has claimed the device since it was mapped: multipath and LVM take any that comes.
+    pub(super) async fn claimed(&self, error: HostError) -> Error {
+        let (name, path) = (self.device.display().to_string(), self.device.to_owned());
+        let held = holders::told(&name, move || holders::of_device(&path)).await;
+        let text = format!("{}: {held}. Filter /dev/rbd* in LVM and multipath", self.name());
+        Error::new(Kind::InUse, text).because(error)
     }
 
     /// Formats an image that no mkfs of ours has touched, if it is blank. A mark on it is
@@ -356,9 +369,12 @@ impl Format<'_> {
     /// Formats; the caller has proven that nothing is lost by it and has put the mark.
     async fn format(&self, kind: FsKind, arguments: &[String], progress: &Progress) -> Result<FsState> {
         progress.step(format!("{} on {}", kind.mkfs(), self.device.display()));
-        filesystem::mkfs(kind, arguments, self.device)
-            .await
-            .map_err(|error| Error::from(error).while_doing(self.name()))?;
+        if let Err(error) = filesystem::mkfs(kind, arguments, self.device).await {
+            return Err(match self.is_claimed().await {
+                true => self.claimed(error).await,
+                false => Error::from(error).while_doing(self.name()),
+            });
+        }
         let content = probe::probe(self.device, LOOK).await?;
         let made = match &content {
             Content::Filesystem(found) => self.acceptable(found, Some(kind)).is_ok(),

@@ -26,7 +26,7 @@ pub fn explain(error: HostError, request: &MapRequest, features: &str, mount_tim
         libc::EINVAL => format!(
             "the kernel does not take the map options ({}), or one needs a feature that the image lacks; \
              the kernel's log names it",
-            request.options.join(",")
+            names(&request.options)
         ),
         libc::EACCES | libc::EPERM => format!(
             "the cluster refuses the kernel as client.{}: wrong key, or capabilities too narrow for this pool",
@@ -39,6 +39,12 @@ pub fn explain(error: HostError, request: &MapRequest, features: &str, mount_tim
         let _ = write!(text, " (in network namespace {})", netns.display());
     }
     Error::new(kind, text).while_doing(doing).because(error)
+}
+
+/// The options without their values, one of which may be a key behind a misspelt name.
+fn names(options: &[String]) -> String {
+    let names = options.iter().map(|option| option.split_once('=').map_or(option.as_str(), |(name, _)| name));
+    names.collect::<Vec<_>>().join(",")
 }
 
 fn kind(errno: i32) -> Option<Kind> {
@@ -96,7 +102,7 @@ mod tests {
             pool: "rbd".into(),
             namespace: String::new(),
             image: "x".into(),
-            options: vec!["queue_depth=0".into()],
+            options: vec!["queue_depth=0".into(), "secre=CANARY".into()],
             read_only: false,
             netns: None,
         };
@@ -110,7 +116,7 @@ mod tests {
             (libc::ESHUTDOWN, Kind::Unavailable, ["blocklist", "ESHUTDOWN"]),
             (libc::EROFS, Kind::Precondition, ["exclusive lock", "EROFS"]),
             (libc::ENXIO, Kind::Precondition, ["journaling", "ENXIO"]),
-            (libc::EINVAL, Kind::InvalidArgument, ["queue_depth=0", "EINVAL"]),
+            (libc::EINVAL, Kind::InvalidArgument, ["(queue_depth,secre)", "EINVAL"]),
             (libc::EACCES, Kind::Denied, ["client.csi", "EACCES"]),
             (libc::EPERM, Kind::Denied, ["client.csi", "EPERM"]),
             (libc::EBUSY, Kind::InUse, ["earlier", "EBUSY"]),

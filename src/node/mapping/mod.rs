@@ -15,6 +15,7 @@
 pub mod answers;
 pub mod in_use;
 pub mod monitors;
+pub mod on_node;
 pub mod other_cluster;
 mod target;
 
@@ -28,6 +29,7 @@ use crate::volume::map_options::{MapOptions, UnmapOptions};
 use crate::volume::operation::Progress;
 use answers::explain;
 use in_use::{require_alone, wait_until_free};
+use on_node::{ImageKey, Turn, Turns};
 use target::{check_features, route};
 
 pub use target::Target;
@@ -55,44 +57,57 @@ pub enum MapWith {
     Rbd,
 }
 
-/// What is to be unmapped.
-#[derive(Debug, Clone, Copy)]
-pub struct Mapped<'a> {
-    /// The pool's name.
-    pub pool: &'a str,
-    /// The RADOS namespace, empty for none.
-    pub namespace: &'a str,
-    /// The image's name.
-    pub image: &'a str,
-    /// The cluster, when it is known; else the image of that name on any cluster.
-    pub fsid: Option<&'a str>,
-    /// What to do about a device that is open.
-    pub options: UnmapOptions,
-}
-
 /// Maps and unmaps images.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Mapper {
     with: MapWith,
+    turns: Turns,
 }
 
 impl Mapper {
     /// A mapper that works through this.
     pub fn new(with: MapWith) -> Self {
-        Self { with }
+        Self { with, turns: Turns::default() }
     }
 
-    /// Maps the image, or takes over the mapping of it that is there.
+    /// Waits for the turn with an image, which whoever maps, mounts or unmaps it here has.
+    ///
+    /// # Errors
+    /// As [`Turns::take`].
+    pub async fn turn(&self, key: ImageKey, progress: &Progress) -> Result<Turn> {
+        self.turns.take(key, progress).await
+    }
+
+    /// Refuses an image that somebody uses on this node already. The caller has the turn with it.
+    ///
+    /// # Errors
+    /// [`Kind::InUse`] with the device and who uses it.
+    pub async fn refuse_used(&self, target: &Target<'_>) -> Result<Vec<Mapping>> {
+        let found = ImageKey::of_target(target).mappings().await?;
+        for mapping in &found {
+            if let Some(user) = on_node::user_of(mapping).await? {
+                return Err(on_node::in_use(&target.spec(), mapping, &user));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Maps the image, or takes over the mapping of it that is there and that nobody uses. The
+    /// caller has the turn with the image. Afterwards this is its one device on the node.
     ///
     /// # Errors
     /// [`Kind::InvalidArgument`] for the options; [`Kind::Precondition`] for features that
-    /// the kernel lacks; [`Kind::InUse`] when another client has the image; the kernel's
-    /// answers as [`explain`] tells them.
+    /// the kernel lacks; [`Kind::InUse`] when another client has the image, or it is used on this
+    /// node already; the kernel's answers as [`explain`] tells them.
     pub async fn map(&self, target: &Target<'_>, progress: &Progress) -> Result<Mapping> {
         for _ in 0..MOST_MAPS {
-            if let Some(mapping) = self.map_once(target, progress).await? {
-                return Ok(mapping);
-            }
+            let Some(mapping) = self.map_once(target, progress).await? else { continue };
+            // A person's `rbd map` asks for no turn.
+            let all = ImageKey::of_target(target).mappings().await?;
+            let Some(other) = all.iter().find(|other| !other.is_same(&mapping)) else { return Ok(mapping) };
+            let user = "it was mapped at this moment, not by this driver";
+            let error = on_node::in_use(&target.spec(), other, user);
+            return Err(self.give_back(&mapping, error, progress).await);
         }
         let text = format!("{} is used by one writer after the other, and cannot be read", target.spec());
         Err(Error::new(Kind::InUse, text))
@@ -107,7 +122,7 @@ impl Mapper {
         on_thread("modprobe", "rbd", module::ensure_loaded).await.map_err(no_module)?;
         // 2. What is mapped already: by a driver that was killed here, or before a retry.
         progress.step(format!("looking for a mapping of {spec}"));
-        if let Some(mapping) = self.existing(target, &options, progress).await? {
+        if let Some(mapping) = self.take_over_or_unmap(target, &options, progress).await? {
             tracing::info!(image = spec, device = %mapping.device().display(), "taking over a mapping");
             return self.alone(target, mapping, progress).await;
         }
@@ -179,38 +194,34 @@ impl Mapper {
         }
     }
 
-    /// A mapping of the same image that can be used as it is. One that cannot (another
-    /// name, the other of ro and rw, dropped by the cluster) is unmapped.
-    async fn existing(
+    /// The mapping of the same image that nobody uses and that is as it is wanted. Others that
+    /// nobody uses are unmapped: those with another name, the other of ro and rw, dropped by the
+    /// cluster, or a second one.
+    async fn take_over_or_unmap(
         &self,
         target: &Target<'_>,
         options: &MapOptions,
         progress: &Progress,
     ) -> Result<Option<Mapping>> {
-        let mut found = on_thread("list mappings", "/sys/bus/rbd", krbd::mappings).await?;
-        let pool = target.pool;
-        found.retain(|mapping| {
-            mapping.pool_id == pool.id()
-                && mapping.namespace == pool.namespace()
-                && mapping.image_id == target.image_id.as_str()
-                && mapping.snapshot.is_none()
-        });
+        let found = self.refuse_used(target).await?;
         if found.is_empty() {
             return Ok(None);
         }
-        let fsid = pool.connection().fsid().await?;
-        found.retain(|mapping| mapping.cluster_fsid == fsid);
-        let watchers = pool.image_watchers(target.image_id).await?;
+        let watchers = target.pool.image_watchers(target.image_id).await?;
+        let mut taken = None;
         for mapping in found {
-            let wrong = if mapping.image != target.image || mapping.pool != pool.name() {
+            let wrong = if mapping.image != target.image || mapping.pool != target.pool.name() {
                 "it was mapped under another name"
             } else if mapping.read_only != (target.read_only || options.read_only()) {
                 "it differs in being read-only"
             } else if !mapping.read_only && watchers.iter().all(|watcher| watcher.client != mapping.client_id)
             {
                 "the cluster has dropped the client that mapped it"
+            } else if taken.is_some() {
+                "it is mapped twice"
             } else {
-                return Ok(Some(mapping));
+                taken = Some(mapping);
+                continue;
             };
             let device = mapping.device().display().to_string();
             tracing::warn!(device, wrong, "unmapping a left-over mapping");
@@ -222,22 +233,22 @@ impl Mapper {
                 ))
             })?;
         }
-        Ok(None)
+        Ok(taken)
     }
 
-    /// Unmaps every mapping of the image; none is no error.
+    /// Unmaps these mappings.
     ///
     /// # Errors
     /// [`Kind::InUse`] with who holds a device. The other mappings are unmapped all the same.
-    pub async fn unmap(&self, mapped: &Mapped<'_>, progress: &Progress) -> Result<()> {
-        let (pool, namespace, image) =
-            (mapped.pool.to_owned(), mapped.namespace.to_owned(), mapped.image.to_owned());
-        let fsid = mapped.fsid.map(str::to_owned);
-        let find = move || krbd::find(fsid.as_deref(), &pool, &namespace, &image);
-        let found = on_thread("list mappings", "/sys/bus/rbd", find).await?;
+    pub async fn unmap(
+        &self,
+        mappings: &[Mapping],
+        options: UnmapOptions,
+        progress: &Progress,
+    ) -> Result<()> {
         let mut outcome = Ok(());
-        for mapping in found {
-            let one = self.unmap_one(&mapping, mapped.options, progress).await;
+        for mapping in mappings {
+            let one = self.unmap_one(mapping, options, progress).await;
             outcome = outcome.and(one);
         }
         outcome
