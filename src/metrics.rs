@@ -70,6 +70,7 @@ struct Metrics {
     purge_backlog: Family<PurgeLabels, Gauge<i64, AtomicI64>>,
     flatten_backlog: Gauge<i64, AtomicI64>,
     flatten_objects_left: Gauge<i64, AtomicI64>,
+    config_faults: Gauge<i64, AtomicI64>,
     /// Without a value, and so not shown, in a process that does not register itself.
     kubelet_registered: Family<Vec<(String, String)>, Gauge<i64, AtomicI64>>,
 }
@@ -87,6 +88,7 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
     purge_backlog: Family::default(),
     flatten_backlog: Gauge::default(),
     flatten_objects_left: Gauge::default(),
+    config_faults: Gauge::default(),
     kubelet_registered: Family::default(),
 });
 
@@ -125,12 +127,22 @@ pub fn registry() -> Registry {
         METRICS.flatten_objects_left.clone(),
     );
     registry.register(
+        "config_faults",
+        "Entries of config.json that cannot be understood: their clusters are not served",
+        METRICS.config_faults.clone(),
+    );
+    registry.register(
         "kubelet_registered",
         "Whether the kubelet has registered this plugin, which registers itself",
         METRICS.kubelet_registered.clone(),
     );
     registry.register_collector(Box::new(in_flight::Shown));
     registry
+}
+
+/// So many entries of config.json cannot be understood.
+pub fn config_faults(count: i64) {
+    METRICS.config_faults.set(count);
 }
 
 static CEPH_CALLS: AtomicU64 = AtomicU64::new(0);

@@ -71,6 +71,7 @@ runs_inside!(
     handles::two_handles_of_one_image_at_the_same_moment_give_one_device,
     handles::what_a_person_uses_is_neither_taken_over_nor_away,
     handles::a_mount_whose_device_is_gone_is_staged_anew,
+    handles::a_volume_that_is_still_in_use_as_itself_is_staged_beside_it,
     handles::an_image_with_another_name_is_known_by_its_id,
     handles::a_static_volume_of_another_pool_is_another_one,
     identity::a_replaced_image_is_staged_as_one_and_the_same,

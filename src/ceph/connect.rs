@@ -2,7 +2,7 @@
 //!
 //! 1. `rados_create2("ceph", "client.<user>")`
 //! 2. our defaults: time-outs, no log, no admin socket
-//! 3. `ceph.conf`, when it is there: its values win over our defaults
+//! 3. `ceph.conf`, when it is there: a checked copy (`conf_file`), whose values win over our defaults
 //! 4. monitors and key: always ours, and no other place to take a key from
 //! 5. `rados_connect`, bounded by `client_mount_timeout`
 //!
@@ -13,15 +13,13 @@
 //! carries a value, only an option's name.
 
 use std::ffi::{CStr, CString};
-use std::fs::File;
-use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::ptr::null_mut;
 
 use zeroize::Zeroizing;
 
+use super::conf_file;
 use super::connection::Connection;
 use super::connections::Credentials;
 use super::error::{CephError, Result};
@@ -80,12 +78,11 @@ pub(super) fn label(monitors: &[String], credentials: &Credentials) -> String {
 fn set_up(ceph_conf: Option<&Path>, monitors: &[String], credentials: &Credentials) -> Result<Client> {
     let object = label(monitors, credentials);
     let client = create(credentials.user(), &object)?;
-    let defaults = defaults().map_err(|error| {
-        CephError::new("memfd_create", "our defaults", error.raw_os_error().unwrap_or(libc::EIO))
-    })?;
-    client.read(Path::new(&format!("/proc/self/fd/{}", defaults.as_raw_fd())))?;
-    if let Some(path) = ceph_conf {
-        client.read(path)?;
+    client.read(DEFAULTS.as_bytes(), "our defaults")?;
+    if let Some(path) = ceph_conf
+        && let Some(text) = conf_file::read(path)?
+    {
+        client.read(&text, &path.display().to_string())?;
     }
     let text = |text: String| {
         CString::new(text).map_err(|_| CephError::new("rados_conf_set", &*object, libc::EINVAL))
@@ -98,14 +95,6 @@ fn set_up(ceph_conf: Option<&Path>, monitors: &[String], credentials: &Credentia
     }
     client.set_key(credentials.key.reveal().trim(), &object)?;
     Ok(client)
-}
-
-/// A file in memory with [`DEFAULTS`].
-fn defaults() -> std::io::Result<File> {
-    let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
-    let mut file = File::from(nix::sys::memfd::memfd_create(c"rbd-csi-ceph-defaults", flags)?);
-    file.write_all(DEFAULTS.as_bytes())?;
-    Ok(file)
 }
 
 fn create(user: &str, object: &str) -> Result<Client> {
@@ -139,13 +128,16 @@ impl Client {
         self.set(c"key", text, object)
     }
 
-    /// An absent file is fine; one that cannot be read or parsed is not.
-    fn read(&self, path: &Path) -> Result<()> {
-        let failed = |errno| CephError::new("rados_conf_read_file", path.display().to_string(), errno);
-        let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| failed(libc::EINVAL))?;
-        // SAFETY: a live handle and a C string.
+    /// Reads options from a copy in memory; `object` is what it is a copy of.
+    fn read(&self, text: &[u8], object: &str) -> Result<()> {
+        let failed = |errno| CephError::new(conf_file::OP, object, errno);
+        let copy = conf_file::in_memory(text);
+        let copy = copy.map_err(|error| failed(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        let name = CString::new(format!("/proc/self/fd/{}", copy.as_raw_fd()));
+        let name = name.map_err(|_| failed(libc::EINVAL))?;
+        // SAFETY: a live handle and a C string; the copy is open meanwhile.
         match unsafe { ffi::rados_conf_read_file(self.0, name.as_ptr()) } {
-            code if code >= 0 || code == -libc::ENOENT => Ok(()),
+            code if code >= 0 => Ok(()),
             code => Err(failed(code)),
         }
     }

@@ -27,6 +27,9 @@ const CALLS: usize = 16;
 const LONG_CALLS: usize = 4;
 /// Flattens, apart from the purges: each of them may take hours.
 const FLATTENS: usize = 16;
+/// Notifications, which are sent while an image's lock is held: they must not queue behind calls that
+/// wait for locks themselves.
+const NOTIFICATIONS: usize = 8;
 /// Images that are open side by side. Whoever has one open waits for a thread before each call, so
 /// without a limit all callers would have theirs open at once: 0.3 MB each, and a watch.
 const OPEN_IMAGES: usize = CALLS + FLATTENS;
@@ -49,6 +52,7 @@ pub(super) struct Inner {
     calls: Share,
     long_calls: Share,
     flattens: Share,
+    notifications: Share,
     open_images: Arc<Semaphore>,
     map_calls: Share,
     known_map_calls: Share,
@@ -92,6 +96,7 @@ impl Connection {
             // librados and librbd end their own calls by `rados_osd_op_timeout`.
             long_calls: Share { threads: Arc::new(Semaphore::new(LONG_CALLS)), limit: None },
             flattens: Share { threads: Arc::new(Semaphore::new(FLATTENS)), limit: None },
+            notifications: Share { threads: Arc::new(Semaphore::new(NOTIFICATIONS)), limit: None },
             open_images: Arc::new(Semaphore::new(OPEN_IMAGES)),
             map_calls: Share { threads: Arc::new(Semaphore::new(MAP_CALLS)), limit },
             known_map_calls: Share { threads: calls.clone(), limit },
@@ -169,6 +174,16 @@ impl Connection {
         call: impl FnOnce(ffi::rados_t) -> (i64, T) + Send + 'static,
     ) -> Result<(i64, T)> {
         self.on_thread(&self.0.long_calls, op, object, call).await
+    }
+
+    /// The same for a notification.
+    pub(super) async fn blocking_notification<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        object: String,
+        call: impl FnOnce(ffi::rados_t) -> (i64, T) + Send + 'static,
+    ) -> Result<(i64, T)> {
+        self.on_thread(&self.0.notifications, op, object, call).await
     }
 
     /// The same for a flatten, which may take hours.

@@ -40,12 +40,18 @@ const WATCH_SECONDS: u32 = 15;
 /// what it had under way, before one asks again: the word may have been lost.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// How often the lock is given back when that fails.
+const UNLOCKS: usize = 4;
+/// How often all are told of the new header: a kernel that took the lock without having heard of it
+/// would not find the object map that it expects.
+const TELLS: usize = 3;
+
 /// What came of an attempt to take the lock.
 #[derive(Debug)]
 pub enum Taking {
     /// The lock is ours.
     Ours(ImageLock),
-    /// The image's size is no longer what the header said. Nothing was taken.
+    /// The image has another size or other features than the header said. Nothing was taken.
     Changed,
     /// Somebody keeps it. Nothing was taken, and nobody was blocklisted.
     HeldBy(Holder, HeldBy),
@@ -138,6 +144,9 @@ impl ImageLock {
                 Err(_) => {}
             }
             let Some(owner) = watching.pool.image_lock_owner(&watching.id).await? else { continue };
+            if watching.is_left_behind(&owner).await? {
+                continue;
+            }
             let why = match watching.ask(&owner).await? {
                 Some(HeldBy::BusyKernel) if Instant::now() < until => {
                     let _ = tokio::time::timeout(PAUSE, released).await;
@@ -162,10 +171,15 @@ impl ImageLock {
     /// Tells all who have the image open that its header has changed ([`Pool::notify_header_update`]).
     pub(super) async fn notify_header_update(&self) -> Result<()> {
         let Some(watching) = &self.0 else { return Ok(()) };
-        let (answers, all) = watching.pool.tell(&watching.id, Message::HeaderUpdate).await?;
-        // One of the answers is ours.
-        watching.listener.alone.store(all && answers.len() < 2, Ordering::Release);
-        if all { Ok(()) } else { Err(watching.pool.unanswered(&watching.id)) }
+        for _ in 0..TELLS {
+            let (answers, all) = watching.pool.tell(&watching.id, Message::HeaderUpdate).await?;
+            if all {
+                // One of the answers is ours.
+                watching.listener.alone.store(answers.len() < 2, Ordering::Release);
+                return Ok(());
+            }
+        }
+        Err(watching.pool.unanswered(&watching.id))
     }
 
     /// Gives the lock back, tells those who may wait for it, and ends the watch. Two operations,
@@ -246,6 +260,7 @@ impl Watching {
     /// EBUSY while another holds it, ECANCELED when the image has another size.
     async fn lock(&self, header: &Header) -> Result<()> {
         let op = WriteOp::new().assert_exists().omap_equals("size", header.size.to_le_bytes());
+        let op = op.omap_equals("features", header.features.0.to_le_bytes());
         let taken = lock::take_image(op, &self.lock_cookie());
         let taken = self.pool.write("image lock", &self.id.header_object(), taken).await;
         // After any other error it may be ours.
@@ -255,6 +270,24 @@ impl Watching {
         taken
     }
 
+    /// Breaks a lock that this very client took and could not give back when its watch ended: nobody
+    /// else can, but by blocklisting this client. Whether it was one.
+    async fn is_left_behind(&self, owner: &Holder) -> Result<bool> {
+        let Some(watch) = owner.watch().filter(|watch| watch.0 == self.pool.connection().instance_id())
+        else {
+            return Ok(false);
+        };
+        let object = self.id.header_object();
+        if self.pool.watchers(&object).await?.iter().any(|watcher| (watcher.client, watcher.cookie) == watch)
+        {
+            return Ok(false);
+        }
+        match self.pool.break_image_lock(&self.id, owner).await {
+            Err(error) if !error.is(libc::ENOENT) => Err(error),
+            _ => Ok(true),
+        }
+    }
+
     /// Asks the owner for the lock: why it keeps it, `None` when it has it no more.
     async fn ask(&self, owner: &Holder) -> Result<Option<HeldBy>> {
         let Some(watch) = owner.watch().filter(|watch| is_kernels(watch.1)) else {
@@ -262,8 +295,10 @@ impl Watching {
         };
         let own = (self.pool.connection().instance_id(), self.cookie);
         let (answers, _) = self.pool.tell(&self.id, Message::RequestLock(own)).await?;
-        let answer = answers.iter().find(|answer| answer.watch == watch);
-        match answer.map(|answer| answer.code) {
+        // A kernel that was cut off for a moment has another watch than when it took the lock.
+        let same = answers.iter().find(|answer| answer.watch == watch);
+        let again = || answers.iter().find(|answer| answer.watch.0 == watch.0 && is_kernels(answer.watch.1));
+        match same.or_else(again).map(|answer| answer.code) {
             Some(Some(code)) if code < 0 => Ok(Some(HeldBy::ExclusiveKernel)),
             Some(_) => Ok(Some(HeldBy::BusyKernel)),
             // It may have given the lock up meanwhile.
@@ -273,7 +308,20 @@ impl Watching {
     }
 
     async fn end(mut self) -> Result<()> {
-        let unlocked = if self.listener.owner.load(Ordering::Acquire) { self.unlock().await } else { Ok(()) };
+        let mut unlocked = Ok(());
+        // Without its watch the lock would be taken for a dead client's.
+        for tried in 0..UNLOCKS {
+            if !self.listener.owner.load(Ordering::Acquire) {
+                break;
+            }
+            unlocked = self.unlock().await;
+            match &unlocked {
+                Err(error) if !error.is(libc::ESHUTDOWN) && tried + 1 < UNLOCKS => {
+                    tokio::time::sleep(PAUSE).await
+                }
+                _ => break,
+            }
+        }
         let unwatched = self.unwatch().await;
         unlocked.and(unwatched)
     }

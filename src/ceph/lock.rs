@@ -198,6 +198,11 @@ impl Pool {
         self.write(OP, object, op).await
     }
 
+    /// Takes an image's exclusive lock away from its holder ([`Pool::break_lock`]).
+    pub(super) async fn break_image_lock(&self, id: &ImageId, holder: &Holder) -> Result<()> {
+        self.break_lock(&id.header_object(), IMAGE_LOCK, holder).await
+    }
+
     /// Who owns an image's exclusive lock, if anybody does, or if a person locked it
     /// ([`Holder::watch_cookie`] tells); nobody when there is no image. Compare it with
     /// [`Pool::image_watchers`] by [`Holder::is_among`]. One operation.

@@ -5,7 +5,6 @@
 //! (`image_lock`). What a reader gets wrong: a notification waits for the answers of *all*
 //! watchers, and one of a client that died stays a watcher for half a minute.
 
-use std::ffi::CStr;
 use std::ptr::null_mut;
 use std::time::Duration;
 
@@ -110,15 +109,16 @@ impl Pool {
     async fn notify(&self, id: &ImageId, payload: Vec<u8>, limit: Duration) -> Result<(Vec<Answer>, bool)> {
         let object = id.header_object();
         let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        let ask = move |io: ffi::rados_ioctx_t, object: &CStr| {
+        let (context, name) = (self.context(), self.c_text(OP, &object)?);
+        let ask = move |_| {
             let length = i32::try_from(payload.len()).unwrap_or(0);
             let (mut reply, mut reply_length) = (null_mut(), 0usize);
             // SAFETY: a live context, a C string, a payload of that length, room for the reply,
             // which is copied and freed.
             unsafe {
                 let code = ffi::rados_notify2(
-                    io,
-                    object.as_ptr(),
+                    context.io(),
+                    name.as_ptr(),
                     payload.as_ptr().cast(),
                     length,
                     limit,
@@ -134,7 +134,8 @@ impl Pool {
                 (if late { 0 } else { code.into() }, (bytes, !late))
             }
         };
-        let (reply, all) = self.blocking(OP, &object, &object, ask).await?;
+        let told = self.connection().blocking_notification(OP, self.describe(&object), ask).await;
+        let (reply, all) = told?.1;
         let answers =
             answers(&reply).map_err(|_| CephError::new(OP, self.describe(&object), libc::EBADMSG))?;
         Ok((answers, all))

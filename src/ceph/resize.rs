@@ -10,6 +10,8 @@
 //! kernel refuses an object map that does not have just the objects of the header's size (and fails
 //! the pod's write), so between the first step and the third nobody else may get the lock.
 
+use std::time::Duration;
+
 use super::encoding::Encoder;
 use super::error::{CephError, Result};
 use super::features::Features;
@@ -30,6 +32,11 @@ const KNOWN: Features = Features(
         | Features::DATA_POOL.0
         | Features::OPERATIONS.0,
 );
+/// [`CephError::op`] of the object map's growth.
+pub const OBJECT_MAP_SIZE: &str = "object map size";
+/// How often, and how long after, an object map is made to fit: longer than an OSD takes to fail over.
+const FITS: usize = 60;
+const PAUSE: Duration = Duration::from_secs(1);
 /// An object that is not there, in an object map.
 const ABSENT: u8 = 0;
 
@@ -60,19 +67,57 @@ impl Pool {
         if size <= header.size || (needed && lock.is_none()) {
             return Err(CephError::new(OP, self.describe(&object), libc::EINVAL));
         }
-        if header.features.contains(Features::OBJECT_MAP) {
-            let objects = Header { size, ..header.clone() }.data_objects();
-            let input = Encoder::default().u64(objects).u8(ABSENT).finish();
-            let op = WriteOp::new().assert_exists().exec(RBD, c"object_map_resize", input);
-            self.write("object map size", &id.object_map_object(), op).await?;
+        let mapped = header.features.contains(Features::OBJECT_MAP);
+        if mapped && let Err(error) = self.resize_object_map(id, header, size).await {
+            // These say that nothing was done; any other may have been done all the same.
+            if ![libc::ENOENT, libc::EINVAL, libc::ESTALE, libc::ENOSPC, libc::EDQUOT].contains(&error.errno)
+            {
+                self.fit_object_map(id).await;
+            }
+            return Err(error);
         }
         let op = WriteOp::new().assert_exists().omap_equals("size", header.size.to_le_bytes());
         let op = lock.map_or(op.clone(), |lock| lock.assert(op));
         let op = op.exec(RBD, c"set_size", Encoder::default().u64(size).finish());
-        self.write(OP, &object, op).await?;
+        if let Err(error) = self.write(OP, &object, op).await {
+            if mapped {
+                self.fit_object_map(id).await;
+            }
+            return Err(error);
+        }
         match lock {
             Some(lock) => lock.notify_header_update().await,
             None => self.notify_header_update(id).await,
+        }
+    }
+
+    async fn resize_object_map(&self, id: &ImageId, header: &Header, size: u64) -> Result<()> {
+        let objects = Header { size, ..header.clone() }.data_objects();
+        let input = Encoder::default().u64(objects).u8(ABSENT).finish();
+        let op = WriteOp::new().assert_exists().exec(RBD, c"object_map_resize", input);
+        self.write(OBJECT_MAP_SIZE, &id.object_map_object(), op).await
+    }
+
+    /// Makes the object map fit the header again, whatever was done of a growth that failed: a
+    /// kernel that got the lock before that would fail its pod's writes.
+    async fn fit_object_map(&self, id: &ImageId) {
+        for tried in 1..=FITS {
+            let fitted = async {
+                match self.image_header(id, &[]).await? {
+                    Some(header) => self.resize_object_map(id, &header, header.size).await,
+                    None => Ok(()),
+                }
+            };
+            match fitted.await {
+                Ok(()) => return,
+                // Whoever takes the lock does so by fencing this client first.
+                Err(error) if error.is(libc::ESHUTDOWN) => return,
+                Err(error) if tried == FITS => {
+                    let image = self.describe(id.as_str());
+                    tracing::error!(%error, image, "its object map does not fit its size: `rbd object-map rebuild` it");
+                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use super::json::{Document, Result, Value};
+use super::json::{Document, Fault, Result, Value};
 
 /// One cluster of config.json.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -37,27 +37,37 @@ pub struct SecretRef {
 pub(super) struct Parsed {
     pub(super) entry: ClusterEntry,
     pub(super) read_affinity: bool,
+    /// What is wrong with this entry; the others are none the worse for it.
+    pub(super) fault: Option<Fault>,
 }
 
-/// Reads the whole file.
+/// Reads the whole file. A mistake within an entry is that entry's.
 pub(super) fn parse(text: &str) -> Result<Vec<Parsed>> {
-    Document::parse(text)?.root().list()?.iter().map(cluster).collect()
+    Ok(Document::parse(text)?.root().list()?.iter().map(cluster).collect())
 }
 
-fn cluster(value: &Value<'_>) -> Result<Parsed> {
+fn cluster(value: &Value<'_>) -> Parsed {
     let entry = ClusterEntry { mirror_daemon_count: 1, ..ClusterEntry::default() };
-    let mut parsed = Parsed { entry, read_affinity: false };
+    let mut parsed = Parsed { entry, read_affinity: false, fault: None };
+    let fields = value.fields().unwrap_or_else(|fault| {
+        parsed.fault = Some(fault);
+        Vec::new()
+    });
     // null never overwrites: Go leaves what an earlier field of the name has set.
-    for (name, value) in value.fields()? {
-        match name.as_str() {
-            "clusterid" => set(&mut parsed.entry.cluster_id, value.string()?),
-            "monitors" => monitors(&mut parsed.entry, &value)?,
-            "rbd" => rbd(&mut parsed.entry, &value)?,
-            "readaffinity" => read_affinity(&mut parsed, &value)?,
-            _ => {}
+    for (name, value) in fields {
+        let read = match name.as_str() {
+            "clusterid" => value.string().map(|id| set(&mut parsed.entry.cluster_id, id)),
+            "monitors" => monitors(&mut parsed.entry, &value),
+            "rbd" => rbd(&mut parsed.entry, &value),
+            "readaffinity" => read_affinity(&mut parsed, &value),
+            _ => Ok(()),
+        };
+        // The first one is told; the id may still come.
+        if let Err(fault) = read {
+            parsed.fault.get_or_insert(fault);
         }
     }
-    Ok(parsed)
+    parsed
 }
 
 fn monitors(entry: &mut ClusterEntry, value: &Value<'_>) -> Result<()> {
@@ -202,8 +212,21 @@ mod tests {
     }
 
     #[test]
+    fn a_mistake_is_its_entry_s_alone() {
+        let text = r#"[{"clusterID":"a","monitors":["x"]},{"monitors":"10.0.0.1","clusterID":"b"},7]"#;
+        let all = parse(text).unwrap();
+        let ids: Vec<_> = all.iter().map(|parsed| parsed.entry.cluster_id.as_str()).collect();
+        assert_eq!(ids, ["a", "b", ""]);
+        let faults: Vec<_> = all.iter().map(|parsed| parsed.fault.is_some()).collect();
+        assert_eq!(faults, [false, true, true]);
+    }
+
+    #[test]
     fn a_mistake_is_told_with_its_place() {
-        let fault = |text| parse(text).map(|_| ()).unwrap_err();
+        let fault = |text| match parse(text) {
+            Ok(all) => all.into_iter().find_map(|parsed| parsed.fault).unwrap(),
+            Err(fault) => fault,
+        };
         let found = fault("[{\"clusterID\":\"a\"},\n {\"rbd\": {\"radosNamespace\": 7}}]");
         assert_eq!((found.line, found.column), (2, 29));
         assert_eq!(found.field, "[1].rbd.radosNamespace");

@@ -6,8 +6,9 @@
 //! it is told to each call that needs it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
 
+use crate::metrics;
 use crate::volume::error::{Error, Kind};
 
 mod cluster;
@@ -37,8 +38,16 @@ impl ConfigFiles {
         let clusters = self.clusters()?;
         self.warn_of_a_mapping();
         let Some(found) = clusters.iter().find(|parsed| parsed.entry.cluster_id == cluster_id) else {
+            // It may be the one whose id cannot be read.
+            let nameless = clusters.iter().find(|parsed| parsed.entry.cluster_id.is_empty());
+            if let Some(fault) = nameless.and_then(|parsed| parsed.fault.clone()) {
+                return Err(ConfigError::invalid(&self.cluster, fault).into());
+            }
             return Err(Error::new(Kind::NotFound, unknown(cluster_id, &clusters)));
         };
+        if let Some(fault) = found.fault.clone() {
+            return Err(ConfigError::invalid(&self.cluster, fault).into());
+        }
         if found.entry.monitors.is_empty() {
             let text =
                 format!("empty monitor list for cluster ID {cluster_id} in {}", self.cluster.display());
@@ -53,17 +62,46 @@ impl ConfigFiles {
     /// All clusters, as the file says now.
     ///
     /// # Errors
-    /// config.json is missing or broken.
+    /// config.json is missing or broken, if only in one entry.
     pub fn entries(&self) -> Result<Vec<ClusterEntry>, ConfigError> {
-        Ok(self.clusters()?.into_iter().map(|parsed| parsed.entry).collect())
+        let mut clusters = self.clusters()?;
+        match clusters.iter_mut().find_map(|parsed| parsed.fault.take()) {
+            Some(fault) => Err(ConfigError::invalid(&self.cluster, fault)),
+            None => Ok(clusters.into_iter().map(|parsed| parsed.entry).collect()),
+        }
     }
 
-    /// Whether config.json can be read and understood.
+    /// The clusters whose entries can be understood.
+    ///
+    /// # Errors
+    /// config.json is missing or no JSON.
+    pub fn usable(&self) -> Result<Vec<ClusterEntry>, ConfigError> {
+        let clusters = self.clusters()?.into_iter();
+        Ok(clusters.filter(|parsed| parsed.fault.is_none()).map(|parsed| parsed.entry).collect())
+    }
+
+    /// Whether config.json can be read and is JSON. What is wrong within an entry concerns its own
+    /// cluster; it is told in the log, and counted.
     ///
     /// # Errors
     /// The file, the place and what is wrong.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.clusters().map(drop)
+        static TOLD: Mutex<String> = Mutex::new(String::new());
+        let faults: Vec<_> = self.clusters()?.into_iter().filter_map(|parsed| parsed.fault).collect();
+        metrics::config_faults(i64::try_from(faults.len()).unwrap_or(i64::MAX));
+        let faults = faults.into_iter().map(|fault| ConfigError::invalid(&self.cluster, fault).to_string());
+        let text = faults.collect::<Vec<_>>().join("; ");
+        let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told != text {
+            if !text.is_empty() {
+                tracing::warn!(
+                    faults = text,
+                    "volumes of these entries' clusters are not served; the others are"
+                );
+            }
+            *told = text;
+        }
+        Ok(())
     }
 
     fn clusters(&self) -> Result<Vec<cluster::Parsed>, ConfigError> {
@@ -160,11 +198,29 @@ mod tests {
             error.to_string().ends_with("config.json:2:13: [0].monitors: expected a list, found an object"),
             "{error}"
         );
+        assert!(config.entries().is_err());
+        assert!(config.check().is_ok() && config.usable().unwrap().is_empty(), "it is that cluster's alone");
+        std::fs::write(&config.cluster, "[{").unwrap();
         assert!(config.check().is_err());
         std::fs::remove_file(dir.path().join("config.json")).unwrap();
         let error = config.cluster("a").unwrap_err();
         assert_eq!(error.kind, Kind::Precondition);
         assert!(error.to_string().contains("config.json: No such file"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_entry_is_its_own_cluster_s_alone() {
+        let text = br#"[{"clusterID":"a","monitors":["m"]},{"clusterID":"x","monitors":"10.0.0.1:6789"},
+            {"clusterID":["y"],"monitors":["n"]}]"#;
+        let (_dir, config) = files(text);
+        assert_eq!(config.cluster("a").unwrap().monitors, ["m"]);
+        let error = config.cluster("x").unwrap_err();
+        assert_eq!(error.kind, Kind::Precondition);
+        assert!(error.to_string().contains("config.json:1:65: [1].monitors: expected a list"), "{error}");
+        // Whose id cannot be read may be any that is asked for.
+        let error = config.cluster("y").unwrap_err();
+        assert!(error.kind == Kind::Precondition && error.to_string().contains("[2].clusterID"), "{error}");
+        assert_eq!(config.usable().unwrap().len(), 1);
     }
 
     #[test]

@@ -192,6 +192,17 @@ pub fn errors_met(number: u32) -> u64 {
     count.ok().and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
+/// Makes a file without a name in the file system's root folder and lets it go (`O_TMPFILE`, open(2)):
+/// nothing of it is ever seen.
+///
+/// # Errors
+/// EROFS, EIO and the like when the file system takes no writes any more.
+pub fn try_to_write(path: &Path) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let made = std::fs::File::options().write(true).custom_flags(libc::O_TMPFILE).mode(0o600).open(path);
+    made.map(drop).map_err(|error| HostError::io("open", path.display().to_string(), &error))
+}
+
 /// How careful a check is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Care {

@@ -57,7 +57,10 @@ pub async fn publish(publication: &Publication, progress: &Progress) -> Result<(
         );
         return Err(Error::new(Kind::Precondition, text));
     }
-    if let Some(trouble) = staged.trouble().filter(|_| staged.went_read_only() && !publication.read_only) {
+    if !publication.read_only
+        && staged.went_read_only().await
+        && let Some(trouble) = staged.trouble().await
+    {
         let text = format!("volume {} is not published: {trouble}", staging.volume_id);
         return Err(Error::new(Kind::Precondition, text));
     }

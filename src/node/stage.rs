@@ -17,8 +17,9 @@ use std::time::Duration;
 use crate::host::filesystem::FsKind;
 use crate::host::krbd::{self, Mapping};
 use crate::host::mount_options::MountOptions;
+use crate::host::probe::{self, Content};
 use crate::host::thread::on_thread;
-use crate::host::{HostError, bind, device, growth, mount, place, probe, step_on_thread};
+use crate::host::{HostError, bind, device, growth, mount, place, step_on_thread};
 use crate::node::blank::format_mark::Mark;
 use crate::node::blank::{Format, FsState, make_filesystem};
 use crate::node::mapping::on_node::ImageKey;
@@ -159,7 +160,7 @@ impl Staging {
     }
 
     async fn difference(&self, occupant: &Occupant, mapping: &Mapping) -> Result<Option<String>> {
-        if self.is_of_another_image(mapping).await? {
+        if self.is_of_another_image(mapping).await {
             let spec = krbd::spec(&mapping.pool, &mapping.namespace, &mapping.image);
             return Ok(Some(format!("from image {spec} of cluster {}", mapping.cluster_fsid)));
         }
@@ -173,22 +174,26 @@ impl Staging {
         {
             return Ok(Some(format!("with file system type {}", occupant.mount.fs_type)));
         }
-        let asked = MapOptions::parse(self.parameter("mapOptions"))?.read_only() || self.maps_read_only();
-        Ok((mapping.read_only != asked)
+        let asked = MapOptions::parse(self.parameter("mapOptions"))?.read_only() || self.read_only();
+        // Other drivers map it writable for a mount that leaves the journal out.
+        let either = self.maps_read_only() && occupant.mount.read_only;
+        Ok((mapping.read_only != asked && !either)
             .then(|| format!("mapped {}", if mapping.read_only { "read-only" } else { "writable" })))
     }
 
     /// A static volume's handle is the image's name, which images of several pools and clusters may
     /// have: what is mounted must be the one of this request's context. Asks no cluster.
-    async fn is_of_another_image(&self, mapping: &Mapping) -> Result<bool> {
+    async fn is_of_another_image(&self, mapping: &Mapping) -> bool {
         if VolumeId::parse(&self.place.volume_id).is_some() {
-            return Ok(false);
+            return false;
         }
         let (cluster_id, pool) = (self.parameter("clusterID"), self.parameter("pool"));
         let config = &self.resolver.config;
-        let namespace = config.cluster(cluster_id)?.rados_namespace;
-        let other = (!pool.is_empty() && pool != mapping.pool) || namespace != mapping.namespace;
-        Ok(other || other_cluster::is_of_another(mapping, cluster_id, config).await)
+        // What is mounted stays usable without its entry of config.json.
+        let namespace = config.cluster(cluster_id).map(|cluster| cluster.rados_namespace);
+        let elsewhere = namespace.is_ok_and(|namespace| namespace != mapping.namespace);
+        let other = (!pool.is_empty() && pool != mapping.pool) || elsewhere;
+        other || other_cluster::is_of_another(mapping, cluster_id, config).await
     }
 
     /// Steps: 1. Which image, and the turn with it. 2. The stash. 3. Map. 4. The file system, or
@@ -203,14 +208,20 @@ impl Staging {
         let unmap = UnmapOptions::parse(self.parameter("unmapOptions"))?;
         let stash = Stash::new(resolved.pool.name(), resolved.pool.namespace(), &resolved.image, unmap)
             .on(resolved.pool.connection().fsid_text(), resolved.image_id.as_str());
-        if old.is_some_and(|old| !old.is_same_image(&stash)) {
+        let own = old.as_ref().is_some_and(|old| old.is_same_image(&stash));
+        if old.is_some() && !own {
             unstage::take_down(&self.place, &self.mapper, &self.resolver.config, progress).await?;
         }
         let key = ImageKey::of_target(&self.target(&resolved));
         // Another handle may lead to the same image. What undoes this takes its own turn.
         let _turn = self.mapper.turn(key, progress).await?;
         // Before the stash says that it is ours.
-        self.mapper.refuse_used(&self.target(&resolved)).await?;
+        if let Err(used) = self.mapper.refuse_used(&self.target(&resolved)).await {
+            return match own {
+                true => self.share(&resolved, used, progress).await,
+                false => Err(used),
+            };
+        }
         self.write_stash(&stash).await?;
         // 3. and 4.
         if let Access::Mount { .. } = &self.capability.access {
@@ -227,6 +238,43 @@ impl Staging {
             Mark::clear(&resolved.pool, &resolved.image_id).await?;
         }
         self.attach(&mapping, progress).await
+    }
+
+    /// Stages a volume again that is still in use on this node as itself: its pods have it, though
+    /// it is mounted at the staging path no more, or a mount of it is left in another container's
+    /// view. The kernel has one state for all mounts of one device, so one more is safe; whoever
+    /// else has claimed the device (LVM, mkfs) it refuses. Nothing is checked, formatted or grown.
+    ///
+    /// # Errors
+    /// `used` when another volume has it, or it cannot be used as it is mapped.
+    async fn share(&self, resolved: &Resolved, used: Error, progress: &Progress) -> Result<()> {
+        let mappings = ImageKey::of_target(&self.target(resolved)).mappings().await?;
+        let asked = MapOptions::parse(self.parameter("mapOptions"))?.read_only() || self.maps_read_only();
+        let [mapping] = mappings.as_slice() else { return Err(used) };
+        if mapping.read_only != asked || unstage::is_anothers(&mappings, &self.place).await? {
+            return Err(used);
+        }
+        tracing::info!(volume = self.place.volume_id, %used, "staging it beside its other mounts");
+        let Access::Mount { flags, fs_type, .. } = &self.capability.access else {
+            return self.attach(mapping, progress).await;
+        };
+        let _held = hold(mapping).await?;
+        let (device, entry) = (mapping.device(), &self.place.entry);
+        let kind = match probe::look(&device, LOOK).await?.content {
+            Content::Filesystem(kind) if fs_type.is_empty() || staged::same_family(fs_type, &kind) => {
+                FsKind::parse(&kind)
+            }
+            _ => None,
+        };
+        let Some(kind) = kind else { return Err(used) };
+        self.make_entry(place::make_directory, 0o750).await?;
+        let options = options(kind, &mount_flags::parse(flags, self.read_only())?, mapping.read_only);
+        progress.step(format!("mounting {} at {}", device.display(), entry.display()));
+        let mounted = mount::mount(&device, entry, kind.name(), &options, LONGEST).await;
+        mounted.map_err(|error| match error.errno {
+            libc::EBUSY => used.because(error),
+            _ => explain(error, kind, !flags.is_empty()),
+        })
     }
 
     /// Maps the image and mounts its file system.

@@ -10,6 +10,7 @@
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use crate::host::HostError;
 use crate::host::device::{self, Device};
@@ -23,6 +24,8 @@ use crate::volume::id::VolumeId;
 
 /// The longest path that the kernel takes, without its NUL (PATH_MAX).
 const LONGEST_PATH: usize = 4095;
+/// A healthy file system makes a file in milliseconds.
+const ASK: Duration = Duration::from_secs(5);
 /// The longest name of a file (NAME_MAX).
 const LONGEST_NAME: usize = 255;
 
@@ -99,16 +102,28 @@ impl Occupant {
     }
 
     /// Whether the file system takes no writes though it was mounted for them: an error made the
-    /// kernel stop them, which the mount itself does not show.
-    pub fn went_read_only(&self) -> bool {
-        let stopped = self.errors > 0 && self.mount.stops_at_errors;
-        !self.is_block() && !self.mount.read_only && (self.mount.read_only_filesystem || stopped)
+    /// kernel stop them, which the mount itself does not show. Where not even the file system shows
+    /// it, one that has met errors is asked; one that does not answer has not said so.
+    pub async fn went_read_only(&self) -> bool {
+        if self.is_block() || self.mount.read_only {
+            return false;
+        }
+        if self.mount.read_only_filesystem {
+            return true;
+        }
+        if self.errors == 0 || !self.mount.stops_at_errors {
+            return false;
+        }
+        let (path, object) = (self.mount.point.clone(), self.mount.point.display().to_string());
+        let asked = on_thread("try to write", &object, move || filesystem::try_to_write(&path));
+        let answer = tokio::time::timeout(ASK, asked).await;
+        matches!(answer, Ok(Err(error)) if [libc::EROFS, libc::EIO, libc::ESHUTDOWN].contains(&error.errno))
     }
 
     /// What is wrong with the file system, for people; `None` for one that is well.
-    pub fn trouble(&self) -> Option<String> {
+    pub async fn trouble(&self) -> Option<String> {
         let (kind, place) = (&self.mount.fs_type, self.mount.point.display());
-        let what = match (self.went_read_only(), self.errors) {
+        let what = match (self.went_read_only().await, self.errors) {
             (true, _) => "has gone read-only after an error".to_owned(),
             (false, 0) => return None,
             (false, count) => format!("is damaged: the kernel has met {count} error(s) in it"),
@@ -123,8 +138,12 @@ impl Occupant {
     /// device no longer exists, or the file of one whose number nobody has or another image has.
     pub fn is_stale(&self, volume_id: &str, stash: Option<&Stash>) -> bool {
         match &self.device {
-            Device::Gone => self.is_block() || self.number.is_some(),
-            Device::Image(_) => self.is_block() && self.of_volume(volume_id, stash).is_none(),
+            Device::Gone => self.number.is_some(),
+            // Only a stash can tell a number that was used again from a handle that is not understood.
+            Device::Image(mapping) => {
+                let another = stash.is_some_and(|stash| !stash.is_of(mapping));
+                self.is_block() && another && self.of_volume(volume_id, stash).is_none()
+            }
             Device::Other(_) => false,
         }
     }

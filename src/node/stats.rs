@@ -11,6 +11,7 @@ use crate::host::device::{self, Device};
 use crate::host::mount::{self, Fill};
 use crate::host::thread::on_thread;
 use crate::node::staged::{self, Occupant};
+use crate::node::stash::{self, Found};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::operation::Deadline;
 use crate::volume::request::{Amount, Usage};
@@ -49,7 +50,7 @@ pub async fn stats(volume_id: &str, volume_path: &Path, deadline: Deadline) -> R
         Error::new(Kind::Timeout, text)
     })??;
     let Some(occupant) = found else { return Err(absent("nothing is mounted there".to_owned())) };
-    if occupant.of_volume(volume_id, None).is_none() {
+    if occupant.of_volume(volume_id, None).is_none() && !is_noted(&occupant, volume_id).await? {
         // Nothing tells any more whose it was; the CO says that it is this volume's path.
         if occupant.is_stale(volume_id, None) && matches!(occupant.device, Device::Gone) {
             let trouble = format!("{} is at {}", occupant.describe(), path.display());
@@ -58,7 +59,26 @@ pub async fn stats(volume_id: &str, volume_path: &Path, deadline: Deadline) -> R
         return Err(absent(format!("{} is", occupant.describe())));
     }
     let health = measure(path, &occupant, deadline.left_at_most(LONGEST)).await?;
-    Ok(Health { trouble: health.trouble.or_else(|| occupant.trouble()), ..health })
+    let trouble = match health.trouble {
+        Some(trouble) => Some(trouble),
+        None => occupant.trouble().await,
+    };
+    Ok(Health { trouble, ..health })
+}
+
+/// Whether the stash where the same device is staged says that it is this volume's: an image with
+/// another name than the handle's uuid.
+async fn is_noted(occupant: &Occupant, volume_id: &str) -> Result<bool> {
+    let Device::Image(mapping) = &occupant.device else { return Ok(false) };
+    for entry in staged::elsewhere(mapping, &[]).await? {
+        let Some(folder) = entry.parent().filter(|_| entry.ends_with(volume_id)) else { continue };
+        if let Found::Stash(stash) = stash::read(folder).await?
+            && staged::belongs(mapping, volume_id, Some(&stash))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn measure(path: PathBuf, occupant: &Occupant, limit: Duration) -> Result<Health> {

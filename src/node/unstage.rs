@@ -13,7 +13,7 @@ use crate::host::krbd::{self, Mapping};
 use crate::host::thread::on_thread;
 use crate::host::{HostError, holders, mount, place, step_on_thread};
 use crate::node::mapping::Mapper;
-use crate::node::mapping::on_node::ImageKey;
+use crate::node::mapping::on_node::{self, ImageKey};
 use crate::node::mapping::other_cluster;
 use crate::node::staged::{self, Occupant, StagingPath};
 use crate::node::stash::{self, Found, Stash};
@@ -83,8 +83,12 @@ pub async fn take_down(
     unmount(&place.entry, progress).await?;
     let removed = remove(&place.entry).await;
     // 6.
-    let options = stash.as_ref().map(Stash::unmap).unwrap_or_default();
-    mapper.unmap(&images, options, progress).await?;
+    for mapping in &images {
+        let mut options = stash.as_ref().map(Stash::unmap).unwrap_or_default();
+        // Force is for the volume's own use, never for whoever else has claimed the device.
+        options.force = options.force && (occupant.is_some() || on_node::user_of(mapping).await?.is_none());
+        mapper.unmap(std::slice::from_ref(mapping), options, progress).await?;
+    }
     drop(turn);
     // What is in the way of the removal is no reason to keep the device.
     removed?;
@@ -188,7 +192,10 @@ pub async fn refuse_content(entry: &Path) -> Result<()> {
 
 /// Whether the image, of which nothing is mounted at this staging path, is staged at another one as
 /// another volume: this one was refused for that, or was stopped before it had mapped anything.
-async fn is_anothers(mappings: &[Mapping], place: &StagingPath) -> Result<bool> {
+///
+/// # Errors
+/// procfs, sysfs or a stash cannot be read.
+pub async fn is_anothers(mappings: &[Mapping], place: &StagingPath) -> Result<bool> {
     for mapping in mappings {
         for entry in staged::elsewhere(mapping, &[&place.entry]).await? {
             let named = entry.file_name().is_some_and(|name| name != place.volume_id.as_str());

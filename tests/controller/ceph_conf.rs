@@ -126,6 +126,45 @@ fn what_the_secret_and_config_json_lack_is_not_taken_from_it() {
     bench.wait_until_empty("at the end");
 }
 
+/// Ceph's own parser ends the process at the first two kinds, and takes the others for a bad key.
+#[test]
+fn a_file_that_ceph_cannot_read_is_named_and_the_driver_lives() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let conf = bench.site.path("ceph.conf");
+    let good = std::fs::read(&conf).unwrap();
+    for (text, place) in [
+        ("[global]\nfoo = gr\u{fc}n\n", ":2:9:"),
+        ("\u{feff}[global]\n", ":1:1: a byte order mark"),
+        ("[global]\nfoo =\u{a0}1\n", ":2:6: a no-break space"),
+        ("[global]\na: b\n", "ceph.conf"),
+    ] {
+        std::fs::write(&conf, text).unwrap();
+        // Each with a driver that has no connection yet.
+        let fresh = bench.start_beside();
+        let status = bench.create(&fresh, NAME).unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition, "{text:?}: {status}");
+        for word in [place, conf.to_str().unwrap()] {
+            assert!(status.message().contains(word), "{text:?}: {word}: {status}");
+        }
+        assert!(!status.message().contains("userKey"), "{status}");
+        assert!(bench.create(&fresh, NAME).is_err(), "the process lives");
+    }
+    // In comments people write what they like, and the last line may have no end.
+    for text in
+        ["# gr\u{fc}n\n[global]\nclient_mount_timeout = 9 ; \u{fc}", "[global]\nclient_mount_timeout = 9"]
+    {
+        std::fs::write(&conf, text).unwrap();
+        let fresh = bench.start_beside();
+        let id = bench.create(&fresh, NAME).unwrap();
+        bench.delete(&fresh, &id).unwrap();
+    }
+    std::fs::write(&conf, good).unwrap();
+    // Whoever comes with a key goes on with what the others have left to purge.
+    bench.delete(&driver, &bench.nothing()).unwrap();
+    bench.wait_until_empty("at the end");
+}
+
 #[test]
 fn its_time_outs_win_over_ours() {
     let bench = Bench::new();

@@ -287,6 +287,58 @@ fn a_restored_volume_that_finds_no_room_to_grow_is_taken_back() {
     clean_up(&bench, &driver, &made.volume_id);
 }
 
+/// A kernel that got the lock of an image whose object map does not fit its size would fail the
+/// pod's writes: whatever becomes of a growth, both fit when the lock is given back.
+#[test]
+fn a_growth_that_fails_between_its_writes_leaves_a_map_that_fits() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let id = bench.create(&driver, NAME).unwrap();
+    let image_id = info(&bench, &image_of(&id))["id"].as_str().unwrap().to_owned();
+    let objects = || {
+        let id = rbd_csi::ceph::ImageId::new(image_id.clone());
+        bench.wait(bench.rados.object_map(&id)).unwrap().unwrap().len()
+    };
+    // The answer is lost behind the write, or the write is not made.
+    for (plan, code) in [
+        ("fail=110:after:object map size", Code::DeadlineExceeded),
+        ("fail=5:before:image size", Code::Unavailable),
+        ("fail=110:before:image size", Code::DeadlineExceeded),
+    ] {
+        bench.site.arm(plan);
+        let status = grow(&bench, &driver, &id, 2 * GIB).unwrap_err();
+        assert!([code, Code::Unavailable].contains(&status.code()), "{plan}: {status}");
+        bench.site.arm("");
+        assert_eq!((size(&bench, &id), objects()), (GIB, 256), "{plan}");
+        assert_eq!(bench.cluster().rbd(&["lock", "ls", &image_of(&id)]).trim(), "", "{plan}");
+    }
+    // A map that is not there is librbd's to tell of: the volume is not gone.
+    bench.wait(bench.rados.remove_if_there("test", &format!("rbd_object_map.{image_id}"))).unwrap();
+    assert_eq!(grow(&bench, &driver, &id, 2 * GIB).unwrap(), (2 * GIB, true));
+    clean_up(&bench, &driver, &id);
+}
+
+/// The lock of a client that lives, and whose watch has ended: nobody else could ever break it but by
+/// blocklisting that client.
+#[test]
+fn a_lock_that_could_not_be_given_back_is_taken_again() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let id = bench.create(&driver, NAME).unwrap();
+    let before = blocklist(&bench);
+    bench.site.arm(
+        "fail=5:before:image unlock#1;fail=5:before:image unlock#2;fail=5:before:image unlock#3;\
+                    fail=5:before:image unlock#4",
+    );
+    assert_eq!(grow(&bench, &driver, &id, 2 * GIB).unwrap(), (2 * GIB, true), "the size stands");
+    bench.site.arm("");
+    assert_ne!(bench.cluster().rbd(&["lock", "ls", &image_of(&id)]).trim(), "", "the lock is left");
+    assert_eq!(grow(&bench, &driver, &id, 3 * GIB).unwrap(), (3 * GIB, true));
+    assert_eq!(bench.cluster().rbd(&["lock", "ls", &image_of(&id)]).trim(), "");
+    assert_eq!(blocklist(&bench), before);
+    clean_up(&bench, &driver, &id);
+}
+
 /// Opens an image with librbd, takes its lock, and stands still.
 const OWNER: &str = "
 import rados, rbd, sys

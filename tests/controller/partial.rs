@@ -124,6 +124,29 @@ fn create_goes_on_from_every_state_of_librbds_create() {
     }
 }
 
+/// An image of so many objects, none of them there and no map of them: it is counted through.
+#[test]
+fn a_large_create_that_stopped_before_its_object_map_is_made_anew() {
+    let bench = Bench::new();
+    let mut large = bench.request("pvc-large", &[]);
+    large.capacity_range.as_mut().unwrap().required_bytes = 100 << 30;
+    let mut driver = bench.start();
+    bench.site.arm("kill:after:rbd_create4");
+    bench.send(&driver, large.clone()).unwrap_err();
+    assert!(driver.was_killed(crate::support::bench::SOON));
+    bench.site.arm("");
+    let image = bench.images().remove(0);
+    let info: serde_json::Value =
+        serde_json::from_str(&bench.cluster().rbd(&["info", "--format", "json", &image])).unwrap();
+    let map = format!("rbd_object_map.{}", info["id"].as_str().unwrap());
+    bench.wait(bench.rados.remove_if_there(WHAT, &map)).unwrap();
+    let driver = bench.start();
+    let made = bench.send(&driver, large).unwrap().volume_id;
+    bench.cluster().rbd(&["object-map", "check", &image]);
+    bench.delete(&driver, &made).unwrap();
+    bench.wait_until_empty("at the end");
+}
+
 #[test]
 fn delete_clears_every_state_of_librbds_create() {
     let bench = Bench::new();

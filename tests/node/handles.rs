@@ -161,6 +161,48 @@ fn a_mount_whose_device_is_gone_is_staged_anew() {
     run(&format!("umount {0} && rmdir {0}", entry.display()));
 }
 
+/// A container that sees the node's mounts by itself holds one of them; or somebody unmounts the
+/// staging path under running pods. The volume's own stash says that it is still itself.
+#[test]
+#[ignore = "runs inside a node"]
+fn a_volume_that_is_still_in_use_as_itself_is_staged_beside_it() {
+    let driver = Driver::start();
+    for capability in [file_system("ext4"), file_system("xfs"), block(AccessMode::SingleNodeWriter)] {
+        let volume = driver.create(300);
+        driver.stage(&volume, &capability).unwrap();
+        let target = volume.target("pod");
+        driver.publish(&volume, &target, &capability, false).unwrap();
+        run(&format!("umount {}", volume.entry().display()));
+        driver.stage(&volume, &capability).unwrap();
+        driver.publish(&volume, &target, &capability, false).unwrap();
+        assert_eq!((volume.mappings().len(), volume.mounts().len()), (1, 2));
+        // Another handle stays out all the same, also with a stash of its own from before.
+        let other = static_one(&driver, &volume.image);
+        std::fs::copy(volume.stash(), other.stash()).unwrap();
+        let refusal = driver.stage(&other, &capability).unwrap_err();
+        assert!(refusal.to_string().contains("on this node already"), "{refusal}");
+        driver.unstage(&other).unwrap();
+        driver.unpublish(&volume, &target).unwrap();
+        driver.unstage(&volume).unwrap();
+        volume.is_gone();
+    }
+    let volume = formatted(&driver);
+    driver.stage(&volume, &file_system("ext4")).unwrap();
+    // The kernel takes a mount away with its folder, in whatever view, unless somebody is in it.
+    run(&format!(
+        "rm -f /tmp/ready; unshare --mount --propagation private sh -c 'cd {}; touch /tmp/ready; exec sleep 60' \
+         >/dev/null 2>&1 & while [ ! -e /tmp/ready ]; do sleep 0.1; done",
+        volume.entry().display()
+    ));
+    refused(driver.unstage(&volume), Kind::InUse, &["cannot be unmapped"]);
+    assert!(volume.stash().exists());
+    driver.stage(&volume, &file_system("ext4")).unwrap();
+    std::fs::write(volume.entry().join("file"), "written").unwrap();
+    run("pkill sleep; true");
+    driver.unstage(&volume).unwrap();
+    volume.is_gone();
+}
+
 #[test]
 #[ignore = "runs inside a node"]
 fn an_image_with_another_name_is_known_by_its_id() {
@@ -175,6 +217,7 @@ fn an_image_with_another_name_is_known_by_its_id() {
         driver.stage(&volume, &capability).unwrap();
         let target = volume.target("pod");
         driver.publish(&volume, &target, &capability, false).unwrap();
+        assert!(driver.stats(&volume, &target).unwrap().usage.is_some());
         driver.unpublish(&volume, &target).unwrap();
         driver.unstage(&volume).unwrap();
         volume.is_gone();

@@ -12,13 +12,14 @@ use std::ops::Range;
 use super::sources;
 
 /// What leads to `door::pass`, which the rest of these end in (`ceph/connection.rs`, `pool.rs`, `open.rs`).
-const ENTRANCES: [&str; 7] = [
+const ENTRANCES: [&str; 8] = [
     "door::pass(",
     ".blocking(",
     ".blocking_long(",
     ".blocking_flatten(",
     ".blocking_map(",
     ".blocking_monitor(",
+    ".blocking_notification(",
     ".on_image(",
 ];
 

@@ -182,6 +182,14 @@ impl Site {
     }
 }
 
+fn listens(endpoint: &str) -> bool {
+    match endpoint.split_once("://") {
+        Some(("unix", path)) => std::os::unix::net::UnixStream::connect(path).is_ok(),
+        Some((_, address)) => std::net::TcpStream::connect(address).is_ok(),
+        None => false,
+    }
+}
+
 fn holds(text: &[u8], canary: &str) -> bool {
     !canary.is_empty() && text.windows(canary.len()).any(|window| window == canary.as_bytes())
 }
@@ -198,6 +206,12 @@ impl Driver {
     fn start(mut command: Command, endpoint: String, log: PathBuf, canary: String) -> Self {
         let path = log;
         let log = std::fs::File::options().create(true).append(true).open(&path).unwrap();
+        // One in a node ends a moment after what had started it there.
+        let until = Instant::now() + Duration::from_secs(10);
+        while endpoint.starts_with("tcp://") && listens(&endpoint) {
+            assert!(Instant::now() < until, "another driver listens at {endpoint}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -211,20 +225,12 @@ impl Driver {
 
     fn wait_until_it_listens(&mut self) {
         let until = Instant::now() + Duration::from_secs(20);
-        while !self.listens() {
+        while !listens(&self.endpoint) {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("the driver ended at its start: {status}");
             }
             assert!(Instant::now() < until, "the driver does not listen at {}", self.endpoint);
             std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn listens(&self) -> bool {
-        match self.endpoint.split_once("://") {
-            Some(("unix", path)) => std::os::unix::net::UnixStream::connect(path).is_ok(),
-            Some((_, address)) => std::net::TcpStream::connect(address).is_ok(),
-            None => false,
         }
     }
 

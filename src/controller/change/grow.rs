@@ -16,6 +16,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::ceph::lock::Holder;
+use crate::ceph::resize::OBJECT_MAP_SIZE;
 use crate::ceph::{CephError, Features, Header, HeldBy, ImageId, OpenMode, Pool, Taking};
 use crate::controller::create::clone::unless_flattened;
 use crate::controller::snapshot::point::close;
@@ -104,7 +105,8 @@ impl Growing<'_> {
         }
         progress.step(format!("taking the exclusive lock of image {image}, asking the node that owns it"));
         let lock = match pool.take_image_lock(id, header, PATIENCE).await {
-            Err(error) => return self.outcome(Err(error)),
+            Err(error) if error.is(libc::ENOENT) => return Ok(Attempt::Gone),
+            Err(error) => return Err(self.cannot(error.into())),
             Ok(Taking::Ours(lock)) => lock,
             Ok(Taking::Changed) => return Ok(Attempt::Changed),
             Ok(Taking::HeldBy(owner, why)) => return self.held_by(&owner, why),
@@ -139,6 +141,13 @@ impl Growing<'_> {
         match grown {
             Ok(()) => Ok(Attempt::Grown),
             Err(error) if error.is(libc::ECANCELED) => Ok(Attempt::Changed),
+            // The map is missing, too large, or not as the header says: librbd copes, or tells.
+            Err(error)
+                if error.op == OBJECT_MAP_SIZE
+                    && [libc::ENOENT, libc::EINVAL, libc::ESTALE].contains(&error.errno) =>
+            {
+                Ok(Attempt::Librbd)
+            }
             Err(error) if error.is(libc::ENOENT) => Ok(Attempt::Gone),
             // The size stands; somebody who has the image open did not answer the notification.
             Err(error) if error.is(libc::ETIMEDOUT) && error.op == "rados_notify2" => {

@@ -16,9 +16,6 @@ use crate::volume::image::data_objects;
 use crate::volume::journal::{Entry, Journal};
 use crate::volume::operation::Progress;
 
-/// Beyond this many objects an image is not counted through within a CreateVolume.
-const MOST_OBJECTS_TO_COUNT: u64 = 4096;
-
 /// What an image must have been made of.
 #[derive(Debug, Clone, Copy)]
 pub enum Origin<'a> {
@@ -211,11 +208,6 @@ async fn prove_blank(
         // It was attached, and the parent not told: nobody can have read or written it.
         (Some(_), Some(parent)) if !parent.names(pool, id).await? => {}
         (Some(_), _) => return not_blank("it has a parent".to_owned()),
-    }
-    if header.data_objects() > MOST_OBJECTS_TO_COUNT
-        && data_objects::valid_map(pool, id, header).await?.is_none()
-    {
-        return not_blank(format!("it has no object map, and {} objects to look for", header.data_objects()));
     }
     let found = match data_objects::unexpected(pool, id, header, &BTreeSet::new(), 1, progress).await {
         Err(error) if error.kind == Kind::Precondition => return not_blank(error.to_string()),

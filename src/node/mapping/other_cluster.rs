@@ -25,7 +25,7 @@ pub async fn is_of_another(mapping: &Mapping, cluster_id: &str, config: &ConfigF
     let look = move || {
         let mapped = krbd::monitors(&mapping);
         // A file that cannot be read says nothing of other clusters.
-        Ok(config.entries().is_ok_and(|entries| others_only(&mapped, &cluster_id, &entries)))
+        Ok(config.usable().is_ok_and(|entries| others_only(&mapped, &cluster_id, &entries)))
     };
     let looked = tokio::time::timeout(LOOK_UP, on_thread("look up monitors", &device, look)).await;
     matches!(looked, Ok(Ok(true)))

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ceph::{Connection, Connections, Credentials, Header, ImageId, Pool};
+use crate::ceph::{Connection, Connections, Credentials, Header, ImageId, Pool, conf_file};
 use crate::config::{ClusterEntry, ConfigFiles};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::{self, VolumeId};
@@ -225,6 +225,11 @@ fn connecting(cluster: &ClusterEntry, credentials: &Credentials, error: crate::c
     let (id, monitors, user) = (&cluster.cluster_id, cluster.monitors.join(","), credentials.user());
     let failed = format!("cannot connect to cluster {id} as client.{user}");
     match error.errno {
+        // Of the file, not of the key, though librados' number is the same.
+        _ if error.op == conf_file::OP => {
+            let text = format!("{failed}: ceph.conf cannot be used; put it right in its config map");
+            Error::new(Kind::Precondition, text).because(error)
+        }
         libc::EACCES => Error::from(error)
             .while_doing(format!("{failed}; does it exist, with this key and mon caps \"profile rbd\"?")),
         // librados: the key is no base64, or a monitor's address is none (rados_connect).

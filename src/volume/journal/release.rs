@@ -94,23 +94,30 @@ impl Journal {
         let key = self.collection.directory_key(name);
         let (intent, delete) = (intent_key(name), delete_key(name));
         let text = uuid.to_string();
-        // An intent stands beside a key only for the same uuid (`intend` asks for no key).
-        let all = [key.as_str(), &intent, &delete];
-        if self.remove_if(&key, text.as_bytes(), &all).await? {
-            return Ok(());
+        // Nobody else is about to take the name: the usual case, one operation.
+        let op = WriteOp::new().omap_equals(&intent, b"").omap_equals(&key, text.as_bytes());
+        let op = op.omap_remove([key.as_str(), delete.as_str()]);
+        match self.pool.write("journal remove key", &self.directory, op).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is(libc::ENOENT) => return Ok(()),
+            Err(error) if !error.is(libc::ECANCELED) => return Err(error.into()),
+            Err(_) => {}
         }
-        // The key of an old release names the image's pool, too.
-        let values = match self.pool.omap_get("journal look-up", &self.directory, &[&key]).await {
+        let values = match self.pool.omap_get("journal look-up", &self.directory, &[&key, &intent]).await {
             Err(error) if error.is(libc::ENOENT) => return Ok(()),
             values => values?,
         };
-        if let Some(value) =
-            values.get(&key).filter(|value| Pointer::parse(value).is_some_and(|at| at.uuid == uuid))
-            && self.remove_if(&key, value, &all).await?
-        {
-            return Ok(());
+        // The key of an old release names the image's pool, too.
+        let own = |value: &&Vec<u8>| Pointer::parse(value).is_some_and(|at| at.uuid == uuid);
+        if let Some(value) = values.get(&key).filter(own) {
+            self.remove_if(&key, value, &[&key, &delete]).await?;
         }
-        self.remove_if(&intent, text.as_bytes(), &[&intent]).await.map(drop)
+        match values.get(&intent).map(|value| std::str::from_utf8(value).ok().map(Uuid::try_parse)) {
+            // ceph-csi, which knows no intents, has taken the name that a creator of ours that stopped
+            // was about to take: the intent is all that names what that one wrote.
+            Some(Some(Ok(other))) if other != uuid => self.withdraw_intent(other, name).await.map(drop),
+            _ => self.remove_if(&intent, text.as_bytes(), &[&intent]).await.map(drop),
+        }
     }
 
     /// Removes keys of the directory if one of them has this value.
