@@ -110,31 +110,6 @@ fn a_creator_that_stops_is_fenced_and_makes_no_second_image() {
     }
 }
 
-/// The grace is counted from call to call: a CO with short deadlines, such as csi-provisioner's 10 s
-/// against the default of 15 s, would else be told to wait for ever.
-#[test]
-fn a_creator_that_died_is_fenced_though_each_call_is_shorter_than_the_grace() {
-    let mut bench = Bench::new();
-    bench.site.flag("--takeover-grace=5s");
-    let first = bench.site.controller_at(bench.lab, "a.sock");
-    bench.delete(&first, &bench.nothing()).unwrap();
-    let (_late, _stopped) = stop_in_create(&bench, &first, "rbd_create4");
-    let second = bench.site.controller_without_faults(bench.lab, "b.sock");
-    let until = Instant::now() + SOON;
-    let mut tries = 0;
-    let id = loop {
-        tries += 1;
-        match bench.create_within(&second, NAME, Duration::from_secs(2)) {
-            Ok(id) => break id,
-            Err(status) => assert!(Instant::now() < until, "{tries} tries: {status}"),
-        }
-    };
-    assert!(tries > 1, "the first call is shorter than the grace");
-    bench.delete(&second, &id).unwrap();
-    drop((_stopped, first));
-    bench.wait_until_empty("at the end");
-}
-
 /// ceph-csi knows no intents: it takes a name that a creator of ours was about to take when it
 /// stopped. What that one wrote goes with the volume.
 #[test]

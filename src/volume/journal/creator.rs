@@ -12,7 +12,7 @@
 //! other holder is left alone for a while, then fenced on the cluster's blocklist, as
 //! rbd itself breaks a lock: after that nothing it still sends takes effect.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,8 +27,6 @@ use crate::volume::operation::Progress;
 /// The lock's name.
 pub const LOCK: &str = "rbd-csi.create";
 const POLL: Duration = Duration::from_millis(250);
-/// A CO comes back within minutes.
-const FORGOTTEN: Duration = Duration::from_secs(1800);
 
 /// Who creates: this process, told from every other that lives.
 #[derive(Debug, Clone)]
@@ -40,9 +38,6 @@ pub struct Creator {
     making: Arc<Mutex<HashSet<Uuid>>>,
     /// The numbers of all Ceph clients that this process has had.
     clients: Arc<Mutex<HashSet<u64>>>,
-    /// Who was first seen when to hold the lock of an unfinished reservation: a CO may call more
-    /// often than the grace is long.
-    seen: Arc<Mutex<HashMap<Uuid, (String, Instant)>>>,
 }
 
 /// One creation of this process; ends when dropped.
@@ -61,13 +56,7 @@ impl Creator {
     /// `identity` must differ between any two processes that run at once, and be
     /// the same for a process and the one that is started in its place.
     pub fn new(identity: impl Into<String>, grace: Duration) -> Self {
-        Self {
-            identity: identity.into(),
-            grace,
-            making: Arc::default(),
-            clients: Arc::default(),
-            seen: Arc::default(),
-        }
+        Self { identity: identity.into(), grace, making: Arc::default(), clients: Arc::default() }
     }
 
     /// What tells this process from others.
@@ -90,18 +79,6 @@ impl Creator {
         let number = holder.client.strip_prefix("client.").and_then(|number| number.parse().ok());
         let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         self.is_us(holder) && number.is_some_and(|number| clients.contains(&number))
-    }
-
-    /// For how long this holder has been seen to hold the lock of a reservation, in this process.
-    fn seen_for(&self, uuid: Uuid, holder: &Holder) -> Duration {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whom nobody asks for any more is forgotten.
-        seen.retain(|_, (_, since)| since.elapsed() < self.grace * 2 + FORGOTTEN);
-        let (client, since) = seen.entry(uuid).or_insert_with(|| (holder.client.clone(), Instant::now()));
-        if *client != holder.client {
-            (*client, *since) = (holder.client.clone(), Instant::now());
-        }
-        since.elapsed()
     }
 
     fn making(&self) -> MutexGuard<'_, HashSet<Uuid>> {
@@ -150,6 +127,7 @@ impl Journal {
         }
         let entry = &reservation.entry;
         let object = self.object(entry.uuid);
+        let since = Instant::now();
         creator.know(self.pool.connection());
         loop {
             // Only on an entry that stands and is not complete: on that the lock would stay.
@@ -172,7 +150,7 @@ impl Journal {
                 self.fence_or_break(&object, &holder).await?;
             } else if !self.unfinished(reservation).await? {
                 return Ok(false);
-            } else if creator.seen_for(entry.uuid, &holder) >= creator.grace {
+            } else if since.elapsed() >= creator.grace {
                 progress.step(format!("fencing {}, which stopped while creating {object}", holder.address));
                 self.fence(&object, &holder).await?;
             } else if progress.deadline.left() < POLL * 4 {
