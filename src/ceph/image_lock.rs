@@ -273,16 +273,13 @@ impl Watching {
     /// Breaks a lock that this very client took and could not give back when its watch ended: nobody
     /// else can, but by blocklisting this client. Whether it was one.
     async fn is_left_behind(&self, owner: &Holder) -> Result<bool> {
-        let Some(watch) = owner.watch().filter(|watch| watch.0 == self.pool.connection().instance_id())
-        else {
-            return Ok(false);
-        };
-        let object = self.id.header_object();
-        if self.pool.watchers(&object).await?.iter().any(|watcher| (watcher.client, watcher.cookie) == watch)
+        let own = self.pool.connection().instance_id();
+        if owner.watch().is_none_or(|(client, _)| client != own)
+            || owner.is_among(&self.pool.image_watchers(&self.id).await?)
         {
             return Ok(false);
         }
-        match self.pool.break_image_lock(&self.id, owner).await {
+        match self.pool.break_lock(&self.id.header_object(), lock::IMAGE_LOCK, owner).await {
             Err(error) if !error.is(libc::ENOENT) => Err(error),
             _ => Ok(true),
         }
@@ -327,7 +324,7 @@ impl Watching {
     }
 
     async fn unlock(&self) -> Result<()> {
-        let op = lock::give_image_back(WriteOp::new(), &self.lock_cookie());
+        let op = lock::give_back(WriteOp::new(), lock::IMAGE_LOCK, &self.lock_cookie());
         match self.pool.write("image unlock", &self.id.header_object(), op).await {
             // It never was ours, or somebody took it away.
             Err(error) if error.is(libc::ENOENT) => {}

@@ -33,7 +33,7 @@ const ONCE: u8 = 0;
 /// What class `lock` puts before a lock's name to get the attribute's.
 const XATTR: &str = "lock.";
 /// librbd's and krbd's own lock on an image's header: who may write the image.
-const IMAGE_LOCK: &str = "rbd_lock";
+pub(super) const IMAGE_LOCK: &str = "rbd_lock";
 /// The tag of such a lock that was taken on need; krbd and librbd refuse to share an image that is
 /// locked with another.
 const INTERNAL: &str = "internal";
@@ -140,11 +140,6 @@ pub(super) fn assert_image(op: WriteOp, cookie: &str) -> WriteOp {
     op.exec(c"lock", c"assert_locked", Encoder::default().versioned(1, 1, fields).finish())
 }
 
-/// Adds giving an image's exclusive lock back: ENOENT when it is not ours.
-pub(super) fn give_image_back(op: WriteOp, cookie: &str) -> WriteOp {
-    give_back(op, IMAGE_LOCK, cookie)
-}
-
 impl Pool {
     /// Who holds an exclusive lock, if anybody (`rados_list_lockers`).
     pub async fn lock_holder(&self, object: &str, lock: &str) -> Result<Option<Holder>> {
@@ -196,11 +191,6 @@ impl Pool {
         // It has one holder: once it is broken, the attribute is nobody's.
         let op = WriteOp::new().exec(c"lock", c"break_lock", input).remove_xattr(&xattr(lock));
         self.write(OP, object, op).await
-    }
-
-    /// Takes an image's exclusive lock away from its holder ([`Pool::break_lock`]).
-    pub(super) async fn break_image_lock(&self, id: &ImageId, holder: &Holder) -> Result<()> {
-        self.break_lock(&id.header_object(), IMAGE_LOCK, holder).await
     }
 
     /// Who owns an image's exclusive lock, if anybody does, or if a person locked it

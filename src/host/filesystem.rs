@@ -91,13 +91,15 @@ impl std::fmt::Display for FsKind {
     }
 }
 
-/// Refuses options of mkfs that reach outside the device; asks no program.
+/// Takes the user's options of mkfs apart, and refuses those that reach outside the device; asks
+/// no program.
 ///
 /// # Errors
 /// EINVAL naming the option.
-pub fn check_mkfs_options(kind: FsKind, options: &str) -> Result<()> {
+pub fn check_mkfs_options(kind: FsKind, options: &str) -> Result<Vec<String>> {
     let arguments: Vec<String> = options.split_whitespace().map(str::to_owned).collect();
-    mkfs_options::check(kind, &arguments)
+    mkfs_options::check(kind, &arguments)?;
+    Ok(arguments)
 }
 
 /// mkfs's arguments before the device: the user's, else those that ceph-csi uses.
@@ -111,8 +113,7 @@ pub fn check_mkfs_options(kind: FsKind, options: &str) -> Result<()> {
 /// # Errors
 /// EINVAL for options that reach outside the device, else a missing program.
 pub async fn mkfs_arguments(kind: FsKind, options: &str) -> Result<Vec<String>> {
-    let mut arguments: Vec<String> = options.split_whitespace().map(str::to_owned).collect();
-    mkfs_options::check(kind, &arguments)?;
+    let mut arguments = check_mkfs_options(kind, options)?;
     match (kind.is_ext(), arguments.is_empty()) {
         (true, true) => {
             let defaults: &[&str] = match mke2fs_is_1_47().await? {

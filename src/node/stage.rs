@@ -259,7 +259,7 @@ impl Staging {
             return self.attach(mapping, progress).await;
         };
         let _held = hold(mapping).await?;
-        let (device, entry) = (mapping.device(), &self.place.entry);
+        let device = mapping.device();
         let kind = match probe::look(&device, LOOK).await?.content {
             Content::Filesystem(kind) if fs_type.is_empty() || staged::same_family(fs_type, &kind) => {
                 FsKind::parse(&kind)
@@ -267,10 +267,8 @@ impl Staging {
             _ => None,
         };
         let Some(kind) = kind else { return Err(used) };
-        self.make_entry(place::make_directory, 0o750).await?;
         let options = options(kind, &mount_flags::parse(flags, self.read_only())?, mapping.read_only);
-        progress.step(format!("mounting {} at {}", device.display(), entry.display()));
-        let mounted = mount::mount(&device, entry, kind.name(), &options, LONGEST).await;
+        let mounted = self.mount_at_entry(&device, kind, &options, progress).await?;
         mounted.map_err(|error| match error.errno {
             libc::EBUSY => used.because(error),
             _ => explain(error, kind, !flags.is_empty()),
@@ -327,7 +325,7 @@ impl Staging {
         let Access::Mount { fs_type, flags, .. } = &self.capability.access else {
             return Err(Error::new(Kind::Internal, "a raw device is not mounted"));
         };
-        let (device, entry) = (mapping.device(), &self.place.entry);
+        let device = mapping.device();
         let format = Format {
             pool: &resolved.pool,
             image: &resolved.image,
@@ -342,11 +340,9 @@ impl Staging {
         };
         let made = make_filesystem(&format, progress).await?;
         let kind = made.kind();
-        self.make_entry(place::make_directory, 0o750).await?;
         let flags = mount_flags::parse(flags, self.read_only())?;
         let options = options(kind, &flags, mapping.read_only);
-        progress.step(format!("mounting {} at {}", device.display(), entry.display()));
-        let mounted = mount::mount(&device, entry, kind.name(), &options, LONGEST).await;
+        let mounted = self.mount_at_entry(&device, kind, &options, progress).await?;
         match mounted {
             // What the kernel says of a journal that it would have to replay onto such a device.
             Err(error) if error.is(libc::EROFS) && mapping.read_only => {
@@ -383,6 +379,21 @@ impl Staging {
         };
         let mounted = mount::mount(device, entry, FsKind::Xfs.name(), options, LONGEST).await;
         mounted.map_err(|error| explain(error, FsKind::Xfs, false))
+    }
+
+    /// Makes the mount point and mounts the device there; what the kernel says of that is the
+    /// caller's to tell.
+    async fn mount_at_entry(
+        &self,
+        device: &Path,
+        kind: FsKind,
+        options: &MountOptions,
+        progress: &Progress,
+    ) -> Result<crate::host::Result<()>> {
+        let entry = &self.place.entry;
+        self.make_entry(place::make_directory, 0o750).await?;
+        progress.step(format!("mounting {} at {}", device.display(), entry.display()));
+        Ok(mount::mount(device, entry, kind.name(), options, LONGEST).await)
     }
 
     async fn make_entry(&self, make: fn(&Path, u32) -> crate::host::Result<bool>, mode: u32) -> Result<()> {

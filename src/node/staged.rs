@@ -8,6 +8,7 @@
 //! own disk, and a device number may be another image's by now. So a path is followed to
 //! its mount, to the device, to the image in sysfs, and that is compared with the volume.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::host::filesystem::{self, FsKind};
 use crate::host::krbd::{self, Mapping};
 use crate::host::mountinfo::{self, Mount};
 use crate::host::thread::on_thread;
-use crate::node::stash::Stash;
+use crate::node::stash::{self, Found, Stash};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::VolumeId;
 
@@ -239,6 +240,22 @@ pub async fn elsewhere(mapping: &Mapping, but: &[&Path]) -> Result<Vec<PathBuf>>
         but.iter().any(|but| but.strip_prefix("/").is_ok_and(|relative| point.ends_with(relative)))
     };
     Ok(mounts.into_iter().map(|mount| mount.point).filter(|point| !copy(point)).collect())
+}
+
+/// What stashes say beside the device's mounts, with the names of those: where a volume is staged,
+/// the name is its id.
+///
+/// # Errors
+/// procfs, sysfs or a stash cannot be read.
+pub async fn noted(mapping: &Mapping, but: &[&Path]) -> Result<Vec<(OsString, Stash)>> {
+    let mut noted = Vec::new();
+    for entry in elsewhere(mapping, but).await? {
+        let (Some(folder), Some(name)) = (entry.parent(), entry.file_name()) else { continue };
+        if let Found::Stash(stash) = stash::read(folder).await? {
+            noted.push((name.to_owned(), *stash));
+        }
+    }
+    Ok(noted)
 }
 
 /// A list of paths for an error.

@@ -11,7 +11,6 @@ use crate::host::device::{self, Device};
 use crate::host::mount::{self, Fill};
 use crate::host::thread::on_thread;
 use crate::node::staged::{self, Occupant};
-use crate::node::stash::{self, Found};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::operation::Deadline;
 use crate::volume::request::{Amount, Usage};
@@ -70,15 +69,10 @@ pub async fn stats(volume_id: &str, volume_path: &Path, deadline: Deadline) -> R
 /// another name than the handle's uuid.
 async fn is_noted(occupant: &Occupant, volume_id: &str) -> Result<bool> {
     let Device::Image(mapping) = &occupant.device else { return Ok(false) };
-    for entry in staged::elsewhere(mapping, &[]).await? {
-        let Some(folder) = entry.parent().filter(|_| entry.ends_with(volume_id)) else { continue };
-        if let Found::Stash(stash) = stash::read(folder).await?
-            && staged::belongs(mapping, volume_id, Some(&stash))
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let noted = staged::noted(mapping, &[]).await?;
+    Ok(noted
+        .iter()
+        .any(|(name, stash)| name == volume_id && staged::belongs(mapping, volume_id, Some(stash))))
 }
 
 async fn measure(path: PathBuf, occupant: &Occupant, limit: Duration) -> Result<Health> {

@@ -16,7 +16,7 @@ use crate::node::mapping::Mapper;
 use crate::node::mapping::on_node::{self, ImageKey};
 use crate::node::mapping::other_cluster;
 use crate::node::staged::{self, Occupant, StagingPath};
-use crate::node::stash::{self, Found, Stash};
+use crate::node::stash::{self, Stash};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::VolumeId;
 use crate::volume::operation::Progress;
@@ -83,13 +83,15 @@ pub async fn take_down(
     unmount(&place.entry, progress).await?;
     let removed = remove(&place.entry).await;
     // 6.
+    let mut unmapped = Ok(());
     for mapping in &images {
         let mut options = stash.as_ref().map(Stash::unmap).unwrap_or_default();
         // Force is for the volume's own use, never for whoever else has claimed the device.
         options.force = options.force && (occupant.is_some() || on_node::user_of(mapping).await?.is_none());
-        mapper.unmap(std::slice::from_ref(mapping), options, progress).await?;
+        unmapped = unmapped.and(mapper.unmap(std::slice::from_ref(mapping), options, progress).await);
     }
     drop(turn);
+    unmapped?;
     // What is in the way of the removal is no reason to keep the device.
     removed?;
     // 7.
@@ -197,12 +199,9 @@ pub async fn refuse_content(entry: &Path) -> Result<()> {
 /// procfs, sysfs or a stash cannot be read.
 pub async fn is_anothers(mappings: &[Mapping], place: &StagingPath) -> Result<bool> {
     for mapping in mappings {
-        for entry in staged::elsewhere(mapping, &[&place.entry]).await? {
-            let named = entry.file_name().is_some_and(|name| name != place.volume_id.as_str());
-            let Some(folder) = entry.parent().filter(|_| named) else { continue };
-            if matches!(stash::read(folder).await?, Found::Stash(stash) if stash.is_of(mapping)) {
-                return Ok(true);
-            }
+        let noted = staged::noted(mapping, &[&place.entry]).await?;
+        if noted.iter().any(|(name, stash)| name != place.volume_id.as_str() && stash.is_of(mapping)) {
+            return Ok(true);
         }
     }
     Ok(false)

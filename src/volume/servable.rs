@@ -51,6 +51,7 @@ pub fn format(capability: &Capability, size: u64, mkfs_options: &str) -> Result<
         return Err(Error::new(Kind::OutOfRange, text));
     }
     check_mkfs_options(kind, mkfs_options)
+        .map(drop)
         .map_err(|error| Error::new(Kind::InvalidArgument, "mkfsOptions").because(error))
 }
 
