@@ -44,8 +44,9 @@ pub fn format(capability: &Capability, size: u64, mkfs_options: &str) -> Result<
     let kind = if fs_type.is_empty() { Some(FsKind::Ext4) } else { FsKind::parse(fs_type) };
     let Some(kind) = kind else { return Ok(()) };
     if size < kind.smallest() {
+        let other = if kind == FsKind::Ext4 { "" } else { ", or for ext4" };
         let text = format!(
-            "a volume of {size} bytes is too small for {kind}, which needs {}: ask for more, or for ext4",
+            "a volume of {size} bytes is too small for {kind}, which needs {}: ask for more{other}",
             kind.smallest()
         );
         return Err(Error::new(Kind::OutOfRange, text));

@@ -19,7 +19,7 @@ fn a_size_is_what_is_asked_for_or_a_gibibyte() {
         ("pvc-zero", range(0, 0), GIB),
         ("pvc-mebibyte", range((5 << 20) - 1, 0), 5 << 20),
         // A mebibyte would be too much; 4 KiB are the least that a device counts in.
-        ("pvc-tight", range(4097, 9000), 8192),
+        ("pvc-tight", range((2 << 20) + 1, (2 << 20) + 9000), (2 << 20) + 4096),
     ] {
         let mut request = bench.request(name, &[]);
         request.capacity_range = asked;

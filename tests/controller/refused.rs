@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use rbd_csi::csi::proto::VolumeCapability;
 use rbd_csi::csi::proto::volume_capability::{AccessType, MountVolume};
+use rbd_csi::csi::proto::{CapacityRange, VolumeCapability};
 use tonic::{Code, Status};
 
 use crate::support::bench::{Bench, GIB, SOON};
@@ -76,7 +76,7 @@ fn what_no_node_would_format() {
     let driver = bench.start();
     let send = |fs_type: &str, bytes: i64, parameters: &[(&str, &str)]| {
         let mut request = bench.request(NAME, parameters);
-        request.capacity_range.as_mut().unwrap().required_bytes = bytes;
+        request.capacity_range = Some(CapacityRange { required_bytes: bytes, limit_bytes: bytes });
         let mount = VolumeCapability { ..request.volume_capabilities[0].clone() };
         request.volume_capabilities = vec![VolumeCapability {
             access_type: Some(AccessType::Mount(MountVolume {
@@ -95,6 +95,7 @@ fn what_no_node_would_format() {
         refused(send(fs_type, GIB, &[]), Code::InvalidArgument, words);
     }
     refused(send("xfs", 100 << 20, &[]), Code::OutOfRange, &["104857600", "314572800", "xfs"]);
+    refused(send("", 8192, &[]), Code::OutOfRange, &["ext4", "1048576"]);
     for options in ["-m0; rm -rf /", "-d /etc", "somebody's"] {
         refused(send("", GIB, &[("mkfsOptions", options)]), Code::InvalidArgument, &["mkfsOptions"]);
     }

@@ -25,6 +25,7 @@ const OTHERS: &[&str] = &[
     "Multi-Attach error for volume …",
     "timed out waiting for external-attacher of … CSI driver",
     "FailedMount",
+    "ProvisioningFailed",
     "driver name rbd.csi.ceph.com not found in the list of registered CSI drivers",
     "persistentvolume … is still attached to node …",
     "configmap \"ceph-csi-config\" not found",
