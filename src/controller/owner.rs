@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::change::flatten;
 use super::delete::record::{self, Left};
-use crate::ceph::{KeepGoing, WriteOp, lock};
+use crate::ceph::{ImageId, KeepGoing, WriteOp, lock};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::journal::Journal;
 use crate::volume::journal::creator::Creator;
@@ -167,12 +167,18 @@ impl<'a> Owner<'a> {
         }
     }
 
-    /// Forgets the record and gives the lock back, in one write.
+    /// Forgets the record and gives the lock back, in one write. With a purge goes what a flatten
+    /// of the image has left.
     ///
     /// # Errors
     /// What Ceph answers.
     pub async fn forget(self) -> Result<()> {
-        let op = WriteOp::new().omap_remove([self.lock]);
+        let mut op = WriteOp::new().omap_remove([self.lock]);
+        if let Some(id) = self.lock.strip_prefix(record::PREFIX) {
+            // Whoever flattened the image, alive or dead, has nothing left to flatten.
+            let flatten = flatten::key(&ImageId::new(id));
+            op = op.omap_remove([flatten.as_str()]).remove_xattr(&lock::xattr(&flatten));
+        }
         self.end(self.steps.forget, op).await
     }
 

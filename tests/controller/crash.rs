@@ -12,7 +12,7 @@ use crate::support::driver::Driver;
 use crate::support::random::{self, Random};
 
 const NAME: &str = "pvc-crash";
-const KILLED: Duration = Duration::from_secs(15);
+pub const KILLED: Duration = Duration::from_secs(15);
 
 /// The calls of one CreateVolume by a driver that just started.
 fn steps_of_create(bench: &Bench) -> Vec<String> {

@@ -34,6 +34,20 @@ fn blocklisted(bench: &Bench) -> String {
     bench.cluster().ceph(&["osd", "blocklist", "ls"])
 }
 
+/// A controller that dies in a flatten leaves its lock, which nobody asks for again once the image
+/// is gone.
+#[test]
+fn with_an_image_goes_what_a_flatten_has_left_of_it() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let id = bench.create(&driver, NAME).unwrap();
+    let key = format!("rbd-csi.flatten.{}", image_id(&bench, &id).as_str());
+    let op = lock::take(WriteOp::new().create(), &key, "dead");
+    bench.wait(bench.rados.write("prepare", "csi.volumes.default", op)).unwrap();
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("with the lock");
+}
+
 #[test]
 fn locks_that_older_versions_left_are_swept_and_those_that_are_held_are_not() {
     let bench = Bench::new();

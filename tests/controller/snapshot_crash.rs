@@ -8,12 +8,25 @@ use std::time::{Duration, Instant};
 
 use tonic::Code;
 
-use crate::crash::{Points, goes_on, sweep_at};
+use crate::crash::{KILLED, Points, goes_on, sweep_at};
 use crate::support::bench::{Bench, SOON};
 use crate::support::driver::Driver;
 use crate::support::snapshots::{Of, image_of};
 
 const SOURCE: &str = "pvc-source";
+/// What is written when a clone is taken back.
+const TAKING_BACK: [&str; 8] = [
+    "journal claim",
+    "lock break",
+    "journal record purge",
+    "trash add",
+    "trash unlink",
+    "trash settle",
+    "journal retract",
+    "journal remove",
+];
+/// What a purge had open when it was killed is watched for 30 s, and looked at after growing pauses.
+const WATCHED: Duration = Duration::from_secs(90);
 
 /// The source of the sweep's snapshots and clones; made by a driver on which no fault strikes.
 fn source(bench: &Bench) -> String {
@@ -163,6 +176,51 @@ fn a_clone_whose_source_went_meanwhile_leaves_nothing() {
         delete_all(bench, driver, &[], std::slice::from_ref(&source), at);
         given_up(bench, driver, "pvc-clone", Of::Volume(&source), at);
     });
+}
+
+/// A clone that was begun, and whose source was deleted then; gives the source.
+fn clone_without_source(bench: &Bench) -> String {
+    let source = source(bench);
+    let mut driver = bench.start();
+    bench.site.arm("kill:before:journal complete");
+    bench.create_of(&driver, "pvc-clone", Of::Volume(&source)).unwrap_err();
+    assert!(driver.was_killed(KILLED), "it was not killed");
+    bench.site.arm("");
+    goes_on(bench.delete(&bench.start(), &source), "delete", "the source");
+    assert_eq!(bench.images().len(), 2, "the clone and what stands beside it");
+    source
+}
+
+/// The calls of one CreateVolume that takes back what an earlier one has begun.
+fn steps_of_taking_back(bench: &Bench) -> Vec<String> {
+    let source = clone_without_source(bench);
+    let mut steps = steps_of(bench, |driver| {
+        let status = bench.create_of(driver, "pvc-clone", Of::Volume(&source)).unwrap_err();
+        assert_eq!(status.code(), Code::NotFound, "{status}");
+    });
+    // The purge of the source goes its own way beside it.
+    steps.retain(|step| TAKING_BACK.iter().any(|name| step.starts_with(name)));
+    let driver = bench.start();
+    given_up(bench, &driver, "pvc-clone", Of::Volume(&source), "after the trace");
+    bench.wait_until_empty_for("after the trace", WATCHED);
+    steps
+}
+
+#[test]
+fn a_clone_that_is_given_up_leaves_nothing_whatever_stops_that() {
+    let attempt = |bench: &Bench, driver: &Driver, source: &String| {
+        bench.create_of(driver, "pvc-clone", Of::Volume(source)).unwrap_err();
+    };
+    sweep_at(
+        Points::sample(),
+        steps_of_taking_back,
+        clone_without_source,
+        attempt,
+        |bench, driver, source, at| {
+            given_up(bench, driver, "pvc-clone", Of::Volume(&source), at);
+            bench.wait_until_empty_for(at, WATCHED);
+        },
+    );
 }
 
 #[test]

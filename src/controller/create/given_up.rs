@@ -4,8 +4,10 @@
 //! The caller gets a final answer then and forgets the name, so nothing may be left of it.
 
 use super::leftover;
+use crate::ceph::ImageId;
 use crate::controller::delete::discard::Discard;
 use crate::controller::delete::purge::Purger;
+use crate::controller::delete::record;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::journal::creator::Creator;
 use crate::volume::journal::{Entry, Journal, Reservation};
@@ -37,8 +39,10 @@ impl GivenUp<'_> {
         images: impl Fn(&Entry) -> Vec<String>,
     ) -> Result<()> {
         self.journal.forget_intent(self.name).await?;
-        let unfinished = |entry: &Entry| entry.image_id.is_none() && ours(entry);
-        let Some(entry) = self.journal.find(self.name).await?.filter(unfinished) else { return Ok(()) };
+        // One who stopped in the middle of this has marked the name as being deleted.
+        let unfinished = |(entry, _): &(Entry, _)| entry.image_id.is_none() && ours(entry);
+        let found = self.journal.find_marked(self.name).await?.filter(unfinished);
+        let Some((entry, mut marked)) = found else { return Ok(()) };
         let _making = self.creator.begin(entry.uuid)?;
         let reservation = Reservation::of(entry.clone());
         if !self.journal.claim(&reservation, self.creator, self.progress).await? {
@@ -49,23 +53,32 @@ impl GivenUp<'_> {
             return Err(Error::new(Kind::Busy, text));
         }
         for image in images(&entry) {
-            self.remove(&entry, &image).await?;
+            // The mark names the entry's own image, which comes first.
+            self.remove(&entry, &image, marked.take()).await?;
         }
         self.journal.retract(entry.uuid, &entry.name).await
     }
 
-    async fn remove(&self, entry: &Entry, name: &str) -> Result<()> {
+    /// Removes an image; `marked` is its id where its way to the trash has begun, on which it loses
+    /// its name.
+    async fn remove(&self, entry: &Entry, name: &str, marked: Option<ImageId>) -> Result<()> {
         let pool = self.journal.pool();
-        let found = match pool.image_id(name).await? {
-            Some(id) => pool.image_header(&id, &[]).await?.map(|header| (id, header)),
-            None => None,
-        };
-        match &found {
-            Some((id, header)) if header.parent.is_some() => {
-                let header = Some(header);
-                Discard { journal: self.journal, pool, name, id, header, entry }.run(self.purger).await
-            }
-            _ => leftover::clear(pool, name, leftover::Origin::Blank, self.progress).await,
+        let mut named = pool.image_id(name).await?;
+        if named.is_none() {
+            named = pool.directory_id(name).await?;
         }
+        let Some(id) = named.or(marked) else { return self.clear(name).await };
+        let header = pool.image_header(&id, &[]).await?;
+        let leaving =
+            pool.trash_entry(&id).await?.is_some() && record::is_recorded(self.journal, &id).await?;
+        if !leaving && header.as_ref().is_none_or(|header| header.parent.is_none()) {
+            return self.clear(name).await;
+        }
+        let header = header.as_ref();
+        Discard { journal: self.journal, pool, name, id: &id, header, entry }.run(self.purger).await
+    }
+
+    async fn clear(&self, name: &str) -> Result<()> {
+        leftover::clear(self.journal.pool(), name, leftover::Origin::Blank, self.progress).await
     }
 }

@@ -171,11 +171,8 @@ impl Purger {
                 self.0.flattener.resume(journal.pool(), &reach, id, value);
             }
         }
-        let unswept = |queue: &mut Queue| !std::mem::replace(&mut queue.swept, true);
-        if self.state().places.get_mut(place).is_some_and(unswept) {
-            owner::sweep(&journal, &left).await?;
-        }
-        Ok(())
+        // Locks of the dead last for a minute, which this process may outlive.
+        owner::sweep(&journal, &left).await
     }
 
     /// Makes sure, once and in the background, that a volume that is about to be created

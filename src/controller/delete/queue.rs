@@ -29,7 +29,6 @@ const KEPT: &str = "a deleted image stays in the trash for now";
 pub(super) struct Queue {
     pub(super) reach: Reach,
     pub(super) looked: Option<Instant>,
-    pub(super) swept: bool,
     pub(super) ready: bool,
     pub(super) items: BTreeMap<ImageId, Item>,
     /// Tries in a row that timed out.
@@ -63,7 +62,6 @@ impl Queue {
         Self {
             reach: reach.clone(),
             looked: None,
-            swept: false,
             ready: false,
             items: BTreeMap::new(),
             late: 0,

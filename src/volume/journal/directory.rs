@@ -67,13 +67,19 @@ impl Journal {
     /// # Errors
     /// What Ceph answers, and [`Kind::Internal`] for a journal that contradicts itself.
     pub async fn find(&self, name: &str) -> Result<Option<Entry>> {
+        Ok(self.find_marked(name).await?.filter(|(_, deleting)| deleting.is_none()).map(|(entry, _)| entry))
+    }
+
+    /// The same also of what is being deleted, with the image that its mark names.
+    ///
+    /// # Errors
+    /// As [`Journal::find`].
+    pub async fn find_marked(&self, name: &str) -> Result<Option<(Entry, Option<ImageId>)>> {
         let found = self.look_up(name).await?;
         let own = |pointer: &Pointer| pointer.pool_id.is_none_or(|id| id == self.pool.id());
         let Some(pointer) = found.entered.filter(own) else { return Ok(None) };
-        if found.deleting.is_some() {
-            return Ok(None);
-        }
-        Ok(self.entry(pointer.uuid).await?.filter(|entry| entry.name == name))
+        let entry = self.entry(pointer.uuid).await?.filter(|entry| entry.name == name);
+        Ok(entry.map(|entry| (entry, found.deleting)))
     }
 
     /// A page of the directory: up to `most` names behind `after` (empty: from the first one),
