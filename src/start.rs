@@ -19,7 +19,7 @@ use crate::controller::change::depth::CloneLimits;
 use crate::controller::{Controller, ControllerOptions};
 use crate::health::Health;
 use crate::host::thread::on_thread;
-use crate::host::{hardening, krbd, memory, module, pids};
+use crate::host::{command, hardening, krbd, memory, module, pids, place};
 use crate::kube::Kube;
 use crate::node::mapping;
 use crate::node::{Node, NodeOptions};
@@ -36,7 +36,7 @@ use crate::{csi, liveness};
 const WORKERS: usize = 2;
 /// Threads for calls that block (librados' own pool is bounded besides).
 const BLOCKING_THREADS: usize = 192;
-/// How long the librados clients may take to close; with the server's own limit
+/// How long the librados clients may take to close, and programs to end; with the server's own limit
 /// this stays below the 25 s in which the process has to be gone.
 const CLOSE: Duration = Duration::from_secs(3);
 
@@ -78,6 +78,9 @@ fn run_on(runtime: Runtime, options: Options) -> Result<(), String> {
 }
 
 async fn driver(options: Options, stop: Stop) -> Result<(), String> {
+    if options.node {
+        place::require_kernel().map_err(|error| error.to_string())?;
+    }
     prepare(&options).await;
     let listener = Listener::bind(&options.endpoint).await.map_err(|error| format!("--endpoint={error}"))?;
     let connections = Connections::new(Some(options.ceph_conf.clone()));
@@ -99,8 +102,10 @@ async fn driver(options: Options, stop: Stop) -> Result<(), String> {
     );
     let registering = register(&options, health, stop.clone());
     tokio::try_join!(server::serve(listener, routes, options.slow_call_interval, stop), registering)?;
-    let closed = connections.close(CLOSE).await;
-    tracing::info!(closed, "ended");
+    // An e2fsck that is killed in the middle of its writes may leave damage.
+    let programs = on_thread("end programs", "all", || Ok(command::end_all(CLOSE)));
+    let (closed, programs) = tokio::join!(connections.close(CLOSE), programs);
+    tracing::info!(closed, programs_left = programs.unwrap_or_default(), "ended");
     Ok(())
 }
 

@@ -94,6 +94,41 @@ fn a_dead_clients_watch_is_waited_for() {
     run("a_dead_clients_watch_is_waited_for");
 }
 
+/// Such as a backup's `rbd`, with a client older than the node's: it wants no device.
+#[test]
+fn who_opens_an_image_while_it_is_mapped_is_waited_for() {
+    image("looked-at");
+    let plan = lab().dir.join("looked-at.plan");
+    std::fs::write(&plan, "delay=3000:before:host: map").unwrap();
+    let part = inside().with("RBD_CSI_FAULTS", plan.to_str().unwrap());
+    let mut mapping = part.command("inside::maps_though_somebody_looks").spawn().unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    let trace = plan.with_extension("plan.trace");
+    while !std::fs::read_to_string(&trace).unwrap_or_default().contains("host: map") {
+        assert!(Instant::now() < until && mapping.try_wait().unwrap().is_none(), "it is not about to map");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut looking = watch(lab().cluster(0), "looked-at");
+    while lab().cluster(0).rbd(&["status", "looked-at"]).matches("watcher=").count() < 2 {
+        assert!(Instant::now() < until && mapping.try_wait().unwrap().is_none(), "both are there at once");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // The end of its input ends it in order.
+    drop(looking.0.stdin.take());
+    looking.0.wait().unwrap();
+    assert!(mapping.wait().unwrap().success());
+}
+
+#[test]
+fn a_client_that_was_fenced_keeps_no_other_volume_from_being_mapped() {
+    image("fenced");
+    image("beside-fenced");
+    let said = inside().run("inside::maps_with_a_client_that_is_shared");
+    let address = said.lines().find_map(|line| line.strip_prefix("ADDRESS ")).unwrap();
+    lab().cluster(0).ceph(&["osd", "blocklist", "add", address, "600"]);
+    inside().with("OLD", address).run("inside::a_volume_beside_a_fenced_one");
+}
+
 #[test]
 fn a_late_map_is_joined() {
     image("late");
@@ -457,6 +492,43 @@ mod inside {
         println!("\nADDRESS {}", Node::start().map(&volume, 60).unwrap().client_address);
     }
 
+    /// Of no other test.
+    const SHARED: &str = "osd_idle_ttl=59";
+
+    #[test]
+    #[ignore = "runs inside a node"]
+    fn maps_with_a_client_that_is_shared() {
+        let volume = Volume { options: SHARED, ..Volume::new("fenced") };
+        println!("\nADDRESS {}", Node::start().map(&volume, 60).unwrap().client_address);
+    }
+
+    #[test]
+    #[ignore = "runs inside a node"]
+    fn a_volume_beside_a_fenced_one() {
+        let node = Node::start();
+        let beside = Volume { options: SHARED, ..Volume::new("beside-fenced") };
+        // The kernel notices at its next osdmap.
+        let until = Instant::now() + Duration::from_secs(60);
+        let mut mapping = node.map(&beside, 60).unwrap();
+        while mapping.client_address == variable("OLD") {
+            assert!(Instant::now() < until, "the fence reaches the kernel");
+            node.unmap(&beside).unwrap();
+            mapping = node.map(&beside, 60).unwrap();
+        }
+        std::fs::write(mapping.device(), [7; 4096]).unwrap();
+        node.unmap(&beside).unwrap();
+        node.unmap(&Volume { options: SHARED, ..Volume::new("fenced") }).unwrap();
+    }
+
+    #[test]
+    #[ignore = "runs inside a node"]
+    fn maps_though_somebody_looks() {
+        let node = Node::start();
+        let volume = Volume { options: "noshare", ..Volume::new("looked-at") };
+        node.map(&volume, 110).unwrap();
+        node.unmap(&volume).unwrap();
+    }
+
     #[test]
     #[ignore = "runs inside a node"]
     fn a_dropped_client_is_not_used_again() {
@@ -476,7 +548,7 @@ mod inside {
         let lonely = Lonely::new();
         let volume = Volume { netns: Some(lonely.path()), ..Volume::new("bounded") };
         let since = Instant::now();
-        let words = [variable("LAB_MONITORS"), "within 5 s".into(), "ETIMEDOUT".into()];
+        let words = [variable("LAB_MONITORS"), "the kernel would reach none".into(), "ETIMEDOUT".into()];
         refused(node.map(&volume, 9), Kind::Unavailable, &words.each_ref().map(String::as_str));
         assert!(since.elapsed() < Duration::from_secs(9));
         assert_eq!(mappings_of(&volume), []);

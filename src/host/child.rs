@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
 };
@@ -31,6 +32,7 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::thread::on_thread;
 use super::{HostError, Result, command, helper};
 
 /// How long a helper may leave its orders unread: it forks in between, and never waits.
@@ -160,9 +162,7 @@ pub async fn call<A>(job: Job, limit: Duration) -> Result<A>
 where
     A: DeserializeOwned + Send + 'static,
 {
-    let (op, object) = (job.op(), job.object());
-    let ended = tokio::task::spawn_blocking(move || call_blocking(&job, limit)).await;
-    ended.unwrap_or_else(|error| Err(HostError::new(op, object, libc::EIO).with(error.to_string())))
+    on_thread(job.op(), &job.object(), move || call_blocking(&job, limit)).await
 }
 
 /// As [`call`], for callers on a thread of their own.
@@ -235,7 +235,7 @@ impl Helper {
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .process_group(0);
-        command::die_with_the_driver(&mut prepared);
+        command::end_with_the_driver(&mut prepared, Signal::SIGKILL);
         let child = command::spawn(prepared)?;
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
         let process = Arc::new(Mutex::new(child));

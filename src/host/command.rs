@@ -2,16 +2,18 @@
 //!
 //! A program gets its arguments as a list (never a shell), an empty environment
 //! but for what is said here, its input as bytes, and a process group of its own
-//! that dies with the driver. At the limit it is killed; one that the kernel
-//! does not let die (state D: it waits for a device) is left to a reaper, and
-//! the caller is told so. What it prints is kept only up to a bound.
+//! that ends with the driver. At the limit it is asked to end (SIGTERM: e2fsck stops
+//! between two writes), and killed when it does not; one that the kernel does not let
+//! die (state D: it waits for a device) is left to a reaper, and the caller is told so.
+//! What it prints is kept only up to a bound.
 //!
 //! Not here: which program, with which arguments (`filesystem`, `krbd`), and the
 //! driver's own helper process (`child`).
 //!
-//! Easily missed: PR_SET_PDEATHSIG strikes when the *thread* that forked ends,
-//! not its process, so every program is started by one thread that never ends.
+//! PR_SET_PDEATHSIG strikes when the *thread* that forked ends, not its process, so every
+//! program is started by one thread that never ends.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
@@ -19,15 +21,18 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use super::thread::on_thread;
 use super::{HostError, Result};
 
 /// What is kept of a program's output; what comes after it is read and dropped.
@@ -36,11 +41,15 @@ const MOST_OUTPUT: usize = 1 << 20;
 const MOST_ERRORS: usize = 16 << 10;
 /// Input goes into the pipe before the program reads it, so it has to fit.
 const MOST_INPUT: usize = 48 << 10;
+/// How long a program may take to end when it is asked to.
+const TO_END: Duration = Duration::from_secs(5);
 /// How long a killed program may take to be gone.
 const GRACE: Duration = Duration::from_secs(1);
 /// A folder of the kernel's that is always empty and where nothing can be made, so that a
 /// name without a path, given by a user, means nothing (`proc_tty_init`, with CONFIG_TTY).
 const EMPTY: &str = "/proc/tty/ldisc";
+/// A thread's stack in a program whose memory is limited.
+const STACK: u64 = 2 << 20;
 /// Where programs are looked for; the driver's own PATH does not matter.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -59,6 +68,8 @@ pub struct Command {
     pub file: Option<Arc<File>>,
     /// Environment on top of PATH and LC_ALL=C.
     pub env: Vec<(String, OsString)>,
+    /// The most memory of its own, in bytes (RLIMIT_DATA, Linux 4.7): more is refused to it.
+    pub memory: Option<u64>,
 }
 
 impl Command {
@@ -69,7 +80,8 @@ impl Command {
         args: impl IntoIterator<Item = A>,
     ) -> Self {
         let args = args.into_iter().map(Into::into).collect();
-        Self { program, object: object.into(), args, stdin: Vec::new(), file: None, env: Vec::new() }
+        let (stdin, env) = (Vec::new(), Vec::new());
+        Self { program, object: object.into(), args, stdin, file: None, env, memory: None }
     }
 }
 
@@ -113,7 +125,7 @@ impl Output {
     }
 }
 
-/// Runs the program to its end, on a thread that may wait.
+/// Runs the program to its end, on a thread of its own: it may hang as long as a cluster does.
 ///
 /// # Errors
 /// When it cannot be started (ENOENT says which program is missing), or
@@ -121,8 +133,7 @@ impl Output {
 /// exit code is no error here: see [`Output::success`].
 pub async fn run(command: Command, limit: Duration) -> Result<Output> {
     let (program, object) = (command.program, command.object.clone());
-    let ended = tokio::task::spawn_blocking(move || run_blocking(command, limit)).await;
-    ended.unwrap_or_else(|error| Err(HostError::new(program, object, libc::EIO).with(error.to_string())))
+    on_thread(program, &object, move || run_blocking(command, limit)).await
 }
 
 /// As [`run`], for callers on a thread of their own.
@@ -140,7 +151,7 @@ pub fn run_blocking(command: Command, limit: Duration) -> Result<Output> {
     }
     let since = Instant::now();
     let prepared = prepare(&command).map_err(|error| fail(&error))?;
-    let mut child = spawn(prepared).map_err(|error| fail(&error))?;
+    let (mut child, _running) = RUNNING.start(prepared).map_err(|error| fail(&error))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A program that does not read its input says why by itself.
         let _ = stdin.write_all(&command.stdin);
@@ -177,17 +188,31 @@ fn prepare(command: &Command) -> std::io::Result<std::process::Command> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    die_with_the_driver(&mut prepared);
+    end_with_the_driver(&mut prepared, Signal::SIGTERM);
+    if let Some(memory) = command.memory {
+        limit_memory(&mut prepared, memory);
+    }
     Ok(prepared)
 }
 
-/// Lets the program be killed when the driver ends, however it ends.
-pub(super) fn die_with_the_driver(command: &mut std::process::Command) {
+fn limit_memory(command: &mut std::process::Command, memory: u64) {
+    let prepare = move || {
+        setrlimit(Resource::RLIMIT_DATA, memory, memory)?;
+        // The stacks of its threads count, whether they are used or not, and e2fsck starts one a processor.
+        setrlimit(Resource::RLIMIT_STACK, STACK, STACK)?;
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls and allocates nothing.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Lets the program have this signal when the driver ends, however it ends.
+pub(super) fn end_with_the_driver(command: &mut std::process::Command, signal: Signal) {
     let driver = std::process::id();
     let prepare = move || {
         // SAFETY: no pointers, and all of it may be called after fork.
         unsafe {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_int);
             // The driver may have ended between fork and prctl.
             if libc::getppid().unsigned_abs() != driver {
                 libc::_exit(1);
@@ -218,6 +243,70 @@ pub(super) fn spawn(command: std::process::Command) -> std::io::Result<Child> {
     let (sender, answer) = channel();
     starter.lock().unwrap_or_else(PoisonError::into_inner).send((command, sender)).map_err(|_| gone())?;
     answer.recv().map_err(|_| gone())?
+}
+
+/// The programs that run now, by the process that leads each one's group.
+#[derive(Default)]
+struct Running {
+    pids: Mutex<HashSet<u32>>,
+    ending: AtomicBool,
+}
+
+static RUNNING: LazyLock<Running> = LazyLock::new(Running::default);
+
+/// Takes a program out of those that run when it has ended.
+struct Registered<'a>(&'a Running, u32);
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+    }
+}
+
+impl Running {
+    fn start(&self, command: std::process::Command) -> std::io::Result<(Child, Registered<'_>)> {
+        let mut pids = self.lock();
+        if self.ending.load(Ordering::Relaxed) {
+            return Err(std::io::Error::from_raw_os_error(libc::ECANCELED));
+        }
+        let child = spawn(command)?;
+        let pid = child.id();
+        pids.insert(pid);
+        Ok((child, Registered(self, pid)))
+    }
+
+    fn end(&self, limit: Duration) -> usize {
+        let until = Instant::now() + limit;
+        {
+            let pids = self.lock();
+            self.ending.store(true, Ordering::Relaxed);
+            pids.iter().for_each(|pid| signal(*pid, Signal::SIGTERM));
+        }
+        loop {
+            let left = self.lock().len();
+            if left == 0 || Instant::now() >= until {
+                return left;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<u32>> {
+        self.pids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks all programs to end, waits up to `limit` until they have, and lets no other start
+/// (ECANCELED): what the driver does before it ends itself. Gives how many still run.
+pub fn end_all(limit: Duration) -> usize {
+    RUNNING.end(limit)
+}
+
+/// Signals a program and what it has started.
+fn signal(pid: u32, signal: Signal) {
+    if let Ok(group) = i32::try_from(pid) {
+        let _ = killpg(Pid::from_raw(group), signal);
+    }
 }
 
 #[derive(Default)]
@@ -290,21 +379,23 @@ fn wait_for(fds: [Option<BorrowedFd<'_>>; 2], time: Duration) {
     let _ = poll(&mut fds, time);
 }
 
-/// Kills a program at its limit and says what became of it.
+/// Ends a program at its limit and says what became of it.
 fn end(mut child: Child, command: &Command, since: Instant, printed: &Printed) -> HostError {
     let pid = child.id();
     let state = state(pid);
-    if let Ok(group) = i32::try_from(pid) {
-        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-    }
     let seconds = since.elapsed().as_secs_f64();
-    let gone = matches!(follow(&mut child, &mut Printed::default(), Instant::now() + GRACE), Ok(Some(_)));
-    let fate = if gone {
-        "it was killed".to_owned()
+    let mut ended_by = |with: Signal, within: Duration| {
+        signal(pid, with);
+        matches!(follow(&mut child, &mut Printed::default(), Instant::now() + within), Ok(Some(_)))
+    };
+    let fate = if ended_by(Signal::SIGTERM, TO_END) {
+        "it was ended"
+    } else if ended_by(Signal::SIGKILL, GRACE) {
+        "it was killed"
     } else {
         // Nobody can end a process that waits in the kernel; it goes when its device answers.
         let _ = std::thread::Builder::new().name("reaper".into()).spawn(move || child.wait());
-        "it was killed but waits in the kernel, and goes when its device answers or is gone".to_owned()
+        "it was killed but waits in the kernel, and goes when its device answers or is gone"
     };
     let words = reason(&printed.stderr).map(|words| format!("; its last words: {words}")).unwrap_or_default();
     HostError::new(command.program, command.object.clone(), libc::ETIMEDOUT)
@@ -329,6 +420,8 @@ fn reason(bytes: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     fn sh(script: &str) -> Command {
@@ -375,6 +468,45 @@ mod tests {
         let output =
             run_blocking(sh("head -c 3000000 /dev/zero; head -c 100000 /dev/zero >&2"), LIMIT).unwrap();
         assert_eq!((output.stdout.len(), output.stderr.len()), (MOST_OUTPUT, MOST_ERRORS));
+    }
+
+    #[test]
+    fn a_late_program_may_end_in_order() {
+        let script = "trap 'echo in order >&2; exit 0' TERM; sleep 77 & wait";
+        let error = run_blocking(sh(script), Duration::from_millis(300)).unwrap_err();
+        assert!(error.to_string().contains("it was ended"), "{error}");
+        let stubborn =
+            run_blocking(sh("trap '' TERM; echo begun >&2; exec sleep 77"), Duration::from_millis(300));
+        let error = stubborn.unwrap_err();
+        assert!(error.to_string().contains("it was killed"), "{error}");
+    }
+
+    #[test]
+    fn all_programs_are_asked_to_end_and_no_other_starts() {
+        let running = Running::default();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("words");
+        let script =
+            format!("trap 'echo in order >{}; exit 0' TERM; echo >&2; sleep 77 & wait", file.display());
+        let (mut child, registered) = running.start(prepare(&sh(&script)).unwrap()).unwrap();
+        // It has set its trap once it speaks.
+        child.stderr.take().unwrap().read_exact(&mut [0]).unwrap();
+        std::thread::scope(|scope| {
+            let left = scope.spawn(|| running.end(LIMIT));
+            assert!(child.wait().unwrap().success());
+            drop(registered);
+            assert_eq!(left.join().unwrap(), 0);
+        });
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "in order\n");
+        let refused = running.start(prepare(&sh("true")).unwrap()).map(drop).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ECANCELED));
+    }
+
+    #[test]
+    fn a_program_gets_no_more_memory_than_it_may_have() {
+        let mut command = sh("ulimit -d");
+        command.memory = Some(64 << 20);
+        assert_eq!(run_blocking(command, LIMIT).unwrap().text().trim(), "65536");
     }
 
     #[test]

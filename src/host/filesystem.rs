@@ -16,12 +16,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
 use super::command::{self, Command, Output};
-use super::{HostError, Result, mkfs_options};
+use super::{HostError, Result, cgroup, mkfs_options};
 use crate::fault;
 
 /// mkfs and fsck of a large or slow volume take long; a repeated call joins them.
 /// The limit only frees the volume of a program that will never end.
 const LONGEST: Duration = Duration::from_secs(2 * 3600);
+/// e2fsck's words when it gets no memory (`EXT2_ET_NO_MEMORY`), or none for a thread's stack (EAGAIN).
+const NO_MEMORY: [&str; 2] = ["Memory allocation failed", "Resource temporarily unavailable"];
 /// Looking at a program's own help takes no time.
 const HELP: Duration = Duration::from_secs(20);
 
@@ -236,7 +238,10 @@ pub async fn fsck(kind: FsKind, device: &Path, care: Care) -> Result<()> {
         if care == Care::Clean {
             return Ok(());
         }
-        let output = command::run(Command::new("e2fsck", object, arguments), LONGEST).await?;
+        let mut check = Command::new("e2fsck", object, arguments);
+        let memory = memory_of_a_check();
+        check.memory = memory;
+        let output = command::run(check, LONGEST).await?;
         match output.status.code() {
             // fsck(8): 1 corrected; 2 corrected, and a mounted root would need a reboot.
             Some(0..=2) => {
@@ -253,15 +258,21 @@ pub async fn fsck(kind: FsKind, device: &Path, care: Care) -> Result<()> {
                 )))
             }
             // 8: it could not work, and judges nothing.
-            Some(8) => Err(not_checked(&output)),
+            Some(8) => Err(not_checked(&output, memory)),
             _ => Err(output.failure()),
         }
     })
     .await
 }
 
+/// A full check of millions of files needs much memory. The kernel ends the whole container, and with
+/// it the work on all volumes, when one of its programs passes the container's limit.
+fn memory_of_a_check() -> Option<u64> {
+    cgroup::memory().map(|most| most / 2)
+}
+
 /// Why e2fsck did not get to look: its last words alone do not say it.
-fn not_checked(output: &Output) -> HostError {
+fn not_checked(output: &Output, memory: Option<u64>) -> HostError {
     let said = String::from_utf8_lossy(&[&*output.stdout, &*output.stderr].concat()).into_owned();
     let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
     let says = |words: &[&str]| lines().any(|line| words.iter().any(|word| line.contains(word)));
@@ -270,6 +281,13 @@ fn not_checked(output: &Output) -> HostError {
     let told: String = told.chars().take(400).collect();
     if says(&["is in use", "is mounted"]) {
         return HostError { errno: libc::EBUSY, ..failure }.with(told);
+    }
+    if let Some(bytes) = memory.filter(|_| says(&NO_MEMORY)) {
+        let mebibytes = bytes >> 20;
+        return HostError { errno: libc::ENOMEM, ..failure }.with(format!(
+            "e2fsck needs more than the {mebibytes} MiB that it may have, half of the container's limit; raise the \
+             memory limit of the container csi-rbdplugin: {told}"
+        ));
     }
     if says(&["Get a newer version of e2fsck", "unsupported feature"]) {
         let why = "the file system has features that this driver's e2fsck does not know, so it was not checked; use \
@@ -328,6 +346,25 @@ mod tests {
         for options in ["-d /etc", "-Jdevice=LABEL=journal", "somebody's"] {
             assert!(mkfs_arguments(FsKind::Ext4, options).await.unwrap_err().is(libc::EINVAL));
         }
+    }
+
+    #[tokio::test]
+    async fn a_check_that_gets_too_little_memory_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("disk");
+        std::fs::File::create(&file).unwrap().set_len(200 << 30).unwrap();
+        let words = ["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1"].map(OsString::from);
+        let make = Command::new("mkfs.ext4", "disk", words.into_iter().chain([file.clone().into()]));
+        command::run(make, LONGEST).await.unwrap().success().unwrap();
+        let mut check = Command::new("e2fsck", "disk", ["-p".into(), "-f".into(), file.into_os_string()]);
+        check.memory = Some(4 << 20);
+        let output = command::run(check.clone(), LONGEST).await.unwrap();
+        assert_eq!(output.status.code(), Some(8), "{}", output.text());
+        let error = not_checked(&output, check.memory);
+        assert!(error.is(libc::ENOMEM), "{error}");
+        assert!(error.to_string().contains("more than the 4 MiB"), "{error}");
+        check.memory = None;
+        command::run(check, LONGEST).await.unwrap().success().unwrap();
     }
 
     #[test]

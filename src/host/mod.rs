@@ -2,11 +2,13 @@
 
 pub mod bind;
 pub mod boot;
+pub mod cgroup;
 pub mod child;
 pub mod command;
 pub mod device;
 pub mod filesystem;
 pub mod foresight;
+pub mod greeting;
 pub mod growth;
 pub mod hardening;
 pub mod holders;

@@ -20,7 +20,24 @@ use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
 use super::holders::split;
+use super::step::step;
 use super::{HostError, Result};
+
+/// Whether this kernel can open a path without following a symlink: openat2(2), Linux 5.6.
+///
+/// # Errors
+/// ENOSYS when it is older.
+pub fn require_kernel() -> Result<()> {
+    let opened = step("host: openat2", "openat2", "/", || Place::open(Path::new("/")));
+    match opened {
+        Err(error) if error.is(libc::ENOSYS) => Err(error.with(
+            "this node's kernel is older than Linux 5.6, which the driver needs (openat2): no volume could be \
+             staged here",
+        )),
+        // Whatever else is wrong with it is told where it matters.
+        _ => Ok(()),
+    }
+}
 
 /// What is at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,6 +9,7 @@
 //! other.
 
 pub mod blank;
+pub mod checks;
 pub mod expand;
 pub mod host_error;
 pub mod mapping;
@@ -31,6 +32,7 @@ use crate::volume::request::{
     ExpandOnNodeRequest, PublishRequest, StageRequest, StatsRequest, UnpublishRequest, UnstageRequest,
 };
 use crate::volume::servable;
+use checks::Checks;
 use expand::Expansion;
 use mapping::{MapWith, Mapper};
 use publish::Publication;
@@ -56,13 +58,14 @@ pub struct Node {
     resolver: Resolver,
     operations: Operations,
     mapper: Mapper,
+    checks: Checks,
 }
 
 impl Node {
     /// A node that reaches its clusters through `resolver`.
     pub fn new(options: NodeOptions, resolver: Resolver, operations: Operations) -> Self {
         let mapper = Mapper::new(options.map_with);
-        Self { options: Arc::new(options), resolver, operations, mapper }
+        Self { options: Arc::new(options), resolver, operations, mapper, checks: Checks::default() }
     }
 
     /// This node's name: `--nodeid`.
@@ -90,6 +93,7 @@ impl Node {
             secrets: request.secrets,
             resolver: self.resolver.clone(),
             mapper: self.mapper.clone(),
+            checks: self.checks.clone(),
             node: self.options.node_id.clone(),
             scratch: self.options.scratch.clone(),
         };

@@ -11,15 +11,13 @@
 
 use std::time::Duration;
 
-use crate::host::device;
 use crate::host::filesystem::FsKind;
 use crate::host::replay;
-use crate::host::thread::on_thread;
 use crate::node::mapping::Target;
 use crate::node::mapping::in_use;
 use crate::node::mapping::on_node::ImageKey;
 use crate::node::replay_lock::ReplayLock;
-use crate::node::stage::{Mounted, Staging};
+use crate::node::stage::{Mounted, Staging, holding};
 use crate::node::unstage;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::resolve::Resolved;
@@ -136,12 +134,13 @@ impl Staging {
         let mapping = self.mapper.map(&target, progress).await?;
         let work = async {
             lock.note_client(&mapping).await?;
-            let (device, this) = (mapping.device(), mapping.clone());
+            let device = mapping.device();
             let name = device.display().to_string();
-            let held = on_thread("open", &name, move || device::hold(&this)).await?;
-            progress.step(format!("replaying the journal of the {kind} file system on {name}"));
-            let replayed = replay::replay(kind, &device, LONGEST).await;
-            drop(held);
+            let replayed = holding(&mapping, async {
+                progress.step(format!("replaying the journal of the {kind} file system on {name}"));
+                Ok(replay::replay(kind, &device, LONGEST).await)
+            });
+            let replayed = replayed.await?;
             replayed.map_err(|error| match error.errno {
                 libc::EUCLEAN => Error::new(Kind::Precondition, "the journal is not replayed").because(error),
                 _ => Error::from(error).while_doing("replaying the journal"),

@@ -10,7 +10,7 @@
 //! leaves is found.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,10 +18,11 @@ use crate::host::filesystem::FsKind;
 use crate::host::krbd::{self, Mapping};
 use crate::host::mount_options::MountOptions;
 use crate::host::probe::{self, Content};
-use crate::host::thread::on_thread;
+use crate::host::thread::{EndsElsewhere, on_thread};
 use crate::host::{HostError, bind, device, growth, mount, place, step_on_thread};
 use crate::node::blank::format_mark::Mark;
 use crate::node::blank::{Format, FsState, make_filesystem};
+use crate::node::checks::Checks;
 use crate::node::mapping::on_node::ImageKey;
 use crate::node::mapping::{Mapper, Target, other_cluster};
 use crate::node::staged::{self, Occupant, StagingPath};
@@ -57,6 +58,8 @@ pub struct Staging {
     pub resolver: Resolver,
     /// The way to its device.
     pub mapper: Mapper,
+    /// The turns of the programs that check and make file systems.
+    pub checks: Checks,
     /// This node's name.
     pub node: String,
     /// A folder for a sparse file of the volume's size.
@@ -231,13 +234,14 @@ impl Staging {
             };
         }
         let mapping = self.map(&resolved, progress).await?;
-        // Let go on every way out, before the undo unmaps.
-        let _held = hold(&mapping).await?;
-        if !mapping.read_only {
-            // From now on what is there may be anybody's data, not an mkfs' remains.
-            Mark::clear(&resolved.pool, &resolved.image_id).await?;
-        }
-        self.attach(&mapping, progress).await
+        holding(&mapping, async {
+            if !mapping.read_only {
+                // From now on what is there may be anybody's data, not an mkfs' remains.
+                Mark::clear(&resolved.pool, &resolved.image_id).await?;
+            }
+            self.attach(&mapping, progress).await
+        })
+        .await
     }
 
     /// Stages a volume again that is still in use on this node as itself: its pods have it, though
@@ -258,29 +262,29 @@ impl Staging {
         let Access::Mount { flags, fs_type, .. } = &self.capability.access else {
             return self.attach(mapping, progress).await;
         };
-        let _held = hold(mapping).await?;
-        let device = mapping.device();
-        let kind = match probe::look(&device, LOOK).await?.content {
-            Content::Filesystem(kind) if fs_type.is_empty() || staged::same_family(fs_type, &kind) => {
-                FsKind::parse(&kind)
-            }
-            _ => None,
-        };
-        let Some(kind) = kind else { return Err(used) };
-        let options = options(kind, &mount_flags::parse(flags, self.read_only())?, mapping.read_only);
-        let mounted = self.mount_at_entry(&device, kind, &options, progress).await?;
-        mounted.map_err(|error| match error.errno {
-            libc::EBUSY => used.because(error),
-            _ => explain(error, kind, !flags.is_empty()),
+        holding(mapping, async {
+            let device = mapping.device();
+            let kind = match probe::look(&device, LOOK).await?.content {
+                Content::Filesystem(kind) if fs_type.is_empty() || staged::same_family(fs_type, &kind) => {
+                    FsKind::parse(&kind)
+                }
+                _ => None,
+            };
+            let Some(kind) = kind else { return Err(used) };
+            let options = options(kind, &mount_flags::parse(flags, self.read_only())?, mapping.read_only);
+            let mounted = self.mount_at_entry(&device, kind, &options, progress).await?;
+            mounted.map_err(|error| match error.errno {
+                libc::EBUSY => used.because(error),
+                _ => explain(error, kind, !flags.is_empty()),
+            })
         })
+        .await
     }
 
     /// Maps the image and mounts its file system.
     pub(super) async fn map_and_mount(&self, resolved: &Resolved, progress: &Progress) -> Result<Mounted> {
         let mapping = self.map(resolved, progress).await?;
-        // Let go on every way out, before anything unmaps.
-        let _held = hold(&mapping).await?;
-        self.mount(resolved, &mapping, progress).await
+        holding(&mapping, self.mount(resolved, &mapping, progress)).await
     }
 
     async fn write_stash(&self, stash: &Stash) -> Result<()> {
@@ -337,6 +341,7 @@ impl Staging {
             is_static: resolved.is_static,
             read_only: mapping.read_only,
             scratch: &self.scratch,
+            checks: &self.checks,
         };
         let made = make_filesystem(&format, progress).await?;
         let kind = made.kind();
@@ -458,19 +463,23 @@ fn left_behind(error: Error) -> Error {
     }
 }
 
-/// Keeps the device's name from becoming another image's while it is proven, formatted
-/// and mounted.
-async fn hold(mapping: &Mapping) -> Result<File> {
+/// Keeps the device's name from becoming another image's while this is done with it: proven,
+/// formatted, mounted. It is let go on every way out, before anything unmaps.
+pub(super) async fn holding<T>(mapping: &Mapping, work: impl Future<Output = Result<T>>) -> Result<T> {
     let device = mapping.device().display().to_string();
     let this = mapping.clone();
-    on_thread("open", &device, move || device::hold(&this)).await.map_err(|error| match error.errno {
+    let held = on_thread("open", &device, move || device::hold(&this).map(EndsElsewhere::new)).await;
+    let held = held.map_err(|error| match error.errno {
         libc::ENOENT => {
             let text = format!("{device} is missing; the driver needs the host's /dev");
             Error::new(Kind::Precondition, text).because(error)
         }
         libc::ESTALE => Error::new(Kind::Precondition, "the device is another's").because(error),
         _ => error.into(),
-    })
+    })?;
+    let done = work.await;
+    held.let_go("close", &device).await;
+    done
 }
 
 /// XFS refuses a second file system of the same uuid, which a clone or a restored

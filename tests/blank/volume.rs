@@ -15,6 +15,7 @@ use rbd_csi::host::probe::probe;
 use rbd_csi::host::{child, krbd, module};
 use rbd_csi::node::blank::format_mark::KEY;
 use rbd_csi::node::blank::{Format, FsState, make_filesystem};
+use rbd_csi::node::checks::Checks;
 use rbd_csi::secret::Secret;
 use rbd_csi::volume::operation::{Deadline, Operations, Request};
 use rbd_csi::volume::{Error, Result};
@@ -172,6 +173,7 @@ impl Volume {
                 is_static: wish.is_static,
                 read_only: wish.read_only,
                 scratch: Path::new("/tmp"),
+                checks: &Checks::default(),
             };
             make_filesystem(&format, &progress).await
         };

@@ -66,7 +66,7 @@ fn the_kernel_connects_in_the_configured_network_namespace() {
         let netns = lonely.path();
         for (netns, code, says) in [
             // The driver's own connection is not in there: only the kernel reaches nobody.
-            (netns.to_str().unwrap(), Code::Unavailable, "the kernel reached none of the monitors"),
+            (netns.to_str().unwrap(), Code::Unavailable, "the kernel would reach none of the monitors"),
             ("/run/plugin/missing", Code::FailedPrecondition, "netNamespaceFilePath"),
             ("/etc/hostname", Code::FailedPrecondition, "netNamespaceFilePath"),
         ] {

@@ -175,6 +175,22 @@ fn the_version_has_the_lines_that_ceph_csi_prints() {
     }
 }
 
+/// Said once and plainly, instead of by each call.
+#[test]
+fn a_node_with_a_kernel_that_is_too_old_does_not_start() {
+    let place = Place::new();
+    let plan = place.path("faults");
+    std::fs::write(&plan, format!("fail={}:before:host: openat2", libc::ENOSYS)).unwrap();
+    let faults = [("RBD_CSI_FAULTS", plan.to_str().unwrap())];
+    let arguments = |role: &str| place.arguments().into_iter().chain([role.to_owned()]).collect::<Vec<_>>();
+    let mut node = place.run_with(&faults, arguments("--nodeserver=true"));
+    let (ended, _) = node.ended();
+    assert_eq!(ended.code(), Some(1), "{}", node.log());
+    assert!(node.log().contains("older than Linux 5.6"), "{}", node.log());
+    let controller = place.run_with(&faults, arguments("--controllerserver=true"));
+    controller.wait_for(&place.socket());
+}
+
 #[test]
 fn the_controller_role_stays_up_and_says_that_it_has_no_work() {
     let place = Place::new();

@@ -25,6 +25,7 @@ use crate::host::probe::{self, Content, Look};
 use crate::host::superblock::Superblock;
 use crate::host::thread::on_thread;
 use crate::host::{HostError, device, foresight, holders};
+use crate::node::checks::Checks;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::ancestors::{Inherited, inherited};
 use crate::volume::image::data_objects::{objects_of, unexpected};
@@ -65,6 +66,8 @@ pub struct Format<'a> {
     pub read_only: bool,
     /// A folder for a sparse file of the device's size, such as `/tmp`.
     pub scratch: &'a Path,
+    /// The turns of the programs.
+    pub checks: &'a Checks,
 }
 
 /// Where the file system on the device comes from.
@@ -177,7 +180,13 @@ impl Format<'_> {
             None if superblock.is_some_and(|superblock| superblock.clean) => Care::Clean,
             None => Care::Usual,
         };
-        if let Err(error) = filesystem::fsck(kind, self.device, care).await {
+        let turn = match care {
+            Care::Clean => None,
+            Care::Usual | Care::Full => Some(self.checks.turn(self.pool, progress).await?),
+        };
+        let checked = filesystem::fsck(kind, self.device, care).await;
+        drop(turn);
+        if let Err(error) = checked {
             return Err(self.unhealthy(error).await);
         }
         if mark.is_some() {
@@ -368,8 +377,11 @@ impl Format<'_> {
 
     /// Formats; the caller has proven that nothing is lost by it and has put the mark.
     async fn format(&self, kind: FsKind, arguments: &[String], progress: &Progress) -> Result<FsState> {
+        let turn = self.checks.turn(self.pool, progress).await?;
         progress.step(format!("{} on {}", kind.mkfs(), self.device.display()));
-        if let Err(error) = filesystem::mkfs(kind, arguments, self.device).await {
+        let formatted = filesystem::mkfs(kind, arguments, self.device).await;
+        drop(turn);
+        if let Err(error) = formatted {
             return Err(match self.is_claimed().await {
                 true => self.claimed(error).await,
                 false => Error::from(error).while_doing(self.name()),

@@ -5,8 +5,10 @@
 
 use std::fmt::Write as _;
 
+use super::Target;
+use super::late::Way;
 use crate::host::krbd::{self, MapRequest};
-use crate::host::{HostError, keyring, netns, rbd_program};
+use crate::host::{HostError, greeting, keyring, netns, rbd_program};
 use crate::volume::error::{Error, Kind};
 
 /// The answer to a map as the domain's error; `features` are the image's, by name, and
@@ -39,6 +41,22 @@ pub fn explain(error: HostError, request: &MapRequest, features: &str, mount_tim
         let _ = write!(text, " (in network namespace {})", netns.display());
     }
     Error::new(kind, text).while_doing(doing).because(error)
+}
+
+/// No monitor greets where the kernel would connect to it.
+pub fn not_greeted(error: HostError, target: &Target<'_>, way: &Way) -> Error {
+    let doing = format!("mapping {}", target.spec());
+    if error.op != greeting::GREETING {
+        return before_the_map(error).while_doing(doing);
+    }
+    let text = format!(
+        "the kernel would reach none of the monitors {}{}, though librados does, and was not asked: all other \
+         volumes of this node would wait for it. Is this node (or its network namespace) cut off from them, or \
+         ms_mode wrong for them?",
+        way.monitors.join(", "),
+        way.place()
+    );
+    Error::new(Kind::Unavailable, text).while_doing(doing).because(error)
 }
 
 /// The options without their values, one of which may be a key behind a misspelt name.

@@ -1,16 +1,18 @@
 //! Whether another client uses an image that this node is to map, told by the watches on
 //! its header (`watch`): what this node itself has mapped does not count.
 //!
-//! A mapped image is watched by its kernel client. So a single-node volume waits for a
-//! dead node's watch to end before it is refused.
+//! An image that is mapped writable is watched by its kernel client. So a single-node volume waits
+//! for a dead node's watch to end before it is refused.
 //!
 //! What a reader gets wrong: this keeps honest nodes apart and is no lock. Two nodes that
 //! look at the same moment both see nothing, so each looks again after its map, and then
-//! both may see each other: exactly one has to let go. Fencing is another matter.
+//! both may see each other: exactly one has to let go. And it does not see all: an image that is
+//! mapped read-only has no watch (Linux 5.5), and a node that was cut off has lost its own, and
+//! may still have writes to send. Nothing here stops that; the documents say so (support.md).
 
 use std::time::{Duration, Instant};
 
-use crate::ceph::{ImageId, Pool, Watcher};
+use crate::ceph::{ImageId, Pool, Watcher, is_kernels};
 use crate::host::krbd;
 use crate::host::thread::on_thread;
 use crate::volume::error::{Error, Kind, Result};
@@ -51,9 +53,11 @@ pub async fn wait_until_free(
 }
 
 /// The same for after the map by the kernel's client `own`, when the watch of each client
-/// shows. Nobody goes on who sees another. The one with the greater number lets go at once;
-/// the numbers are the monitors', so both agree on who that is. The other waits for it,
-/// since who came last may not have been seen by the first, and the first then stays.
+/// shows. Nobody goes on who sees another. Of two nodes the one with the greater number lets go at
+/// once; the numbers are the monitors', so both agree on who that is. The other waits for it,
+/// since who came last may not have been seen by the first, and the first then stays. Whoever
+/// opens the image through librbd (`rbd du`, a backup, the mgr) wants no device, and is waited for
+/// as before the map.
 ///
 /// # Errors
 /// [`Kind::InUse`] with the clients and their addresses.
@@ -66,17 +70,20 @@ pub async fn require_alone(
     progress: &Progress,
 ) -> Result<()> {
     let spec = krbd::spec(pool.name(), pool.namespace(), image);
-    let mut until = None;
+    let mut seen = None;
     loop {
         let others = others(pool, id, mirror_daemons).await?;
         if others.is_empty() {
             return Ok(());
         }
         let who = describe(&others);
+        let (nodes, librbd): (Vec<_>, Vec<_>) = others.iter().partition(|other| is_kernels(other.cookie));
+        let (patience, pause) =
+            if librbd.is_empty() { (LETTING_GO, GLANCE) } else { (watch::PATIENCE, watch::PAUSE) };
         // Counted from when it was seen: the look itself may have taken its time.
-        let left = progress.deadline.left().saturating_sub(watch::FOR_THE_ANSWER);
-        let until = *until.get_or_insert_with(|| Instant::now() + left.min(LETTING_GO));
-        if others.iter().any(|other| other.client < own) || Instant::now() >= until {
+        let since = *seen.get_or_insert_with(Instant::now);
+        let late = since.elapsed() >= patience || progress.deadline.left() < watch::FOR_THE_ANSWER;
+        if nodes.iter().any(|other| other.client < own) || late {
             let text = format!(
                 "{spec} is used by {who} too, since just now; a volume for one node is not used beside \
                  another client"
@@ -84,7 +91,7 @@ pub async fn require_alone(
             return Err(Error::new(Kind::InUse, text));
         }
         progress.step(format!("waiting for {who}, which came later, to let go of {spec}"));
-        tokio::time::sleep(GLANCE).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -7,30 +7,34 @@
 //!
 //! What a reader gets wrong: the kernel has one lock for all maps of the node while it
 //! opens a session, so a map to a cluster that does not answer stops every other volume
-//! for up to `mount_timeout`. That is why librados goes first, and why the time-out is
-//! never longer than what is left of the call. Steps are not cut off at the deadline:
+//! for up to `mount_timeout`. That is why librados goes first, why a monitor has to greet in the
+//! kernel's own network (`host::greeting`), why a cluster that the kernel did not reach all the same is
+//! left alone for a while (`late`), and why the time-out is never longer than what is left of
+//! the call. Steps are not cut off at the deadline:
 //! they run on threads of their own, the operation waits for them, and the repeat of the
 //! call joins the operation, so a late map is not lost.
 
 pub mod answers;
 pub mod in_use;
+mod late;
 pub mod monitors;
 pub mod on_node;
 pub mod other_cluster;
 mod target;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::host::krbd::{self, Mapping};
+use crate::host::krbd::{self, MapRequest, Mapping};
 use crate::host::thread::on_thread;
-use crate::host::{HostError, holders, module, rbd_program};
+use crate::host::{HostError, greeting, holders, module, rbd_program};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::map_options::{MapOptions, UnmapOptions};
 use crate::volume::operation::Progress;
 use answers::explain;
 use in_use::{require_alone, wait_until_free};
+use late::{LateWays, Way};
 use on_node::{ImageKey, Turn, Turns};
-use target::{check_features, route};
+use target::{NOSHARE, check_features, route};
 
 pub use target::Target;
 
@@ -43,6 +47,12 @@ const MOST_MAPS: usize = 5;
 
 /// A map by the program is not ended before this: the kernel would go on with it alone.
 const LONGEST_MAP: Duration = Duration::from_secs(600);
+
+/// How long a monitor may take to greet.
+const GREETING: Duration = Duration::from_secs(10);
+
+/// What the kernel gets to reach a cluster that it lately did not reach.
+const SECOND_TRY: Duration = Duration::from_secs(10);
 
 /// The least time that a run of the program `rbd` gets.
 const LEAST_RUN: Duration = Duration::from_secs(5);
@@ -62,12 +72,13 @@ pub enum MapWith {
 pub struct Mapper {
     with: MapWith,
     turns: Turns,
+    late: LateWays,
 }
 
 impl Mapper {
     /// A mapper that works through this.
     pub fn new(with: MapWith) -> Self {
-        Self { with, turns: Turns::default() }
+        Self { with, ..Self::default() }
     }
 
     /// Waits for the turn with an image, which whoever maps, mounts or unmaps it here has.
@@ -138,22 +149,58 @@ impl Mapper {
         let route = route(target, &options).await?;
         // 6. The map itself.
         let fsid = target.pool.connection().fsid().await?;
-        let (request, mount_timeout) = target.request(&options, route, &fsid, progress)?;
+        let way = Way::new(&fsid, &route, &options, target.netns);
+        if let Some(rest) = self.late.rests(&way, Instant::now()) {
+            return Err(way.refusal(&spec, rest));
+        }
+        progress.step(format!("waiting for a monitor to greet in this node's network, to map {spec}"));
+        require_greeting(target, &way, progress).await?;
+        let left = match self.late.is_late(&way) {
+            true => progress.deadline.left().min(SECOND_TRY),
+            false => progress.deadline.left(),
+        };
+        let (request, mount_timeout) = target.request(&options, route, &fsid, left)?;
         progress.step(format!("mapping {spec} with the kernel"));
-        let asked = request.clone();
-        let with = self.with;
-        let mapped = on_thread("krbd map", &spec, move || match with {
-            MapWith::Kernel => krbd::map(&asked),
-            MapWith::Rbd => rbd_program::map(&asked, LONGEST_MAP),
-        });
         let features = target.header.features.to_string();
-        let mapping = mapped.await.map_err(|error| explain(error, &request, &features, mount_timeout))?;
+        let mapped = self.ask_kernel(&request, way).await;
+        let mapping = mapped.map_err(|error| explain(error, &request, &features, mount_timeout))?;
         // 7. The kernel went by the name; it must be the image that was looked up.
         if let Some(error) = target.another(&mapping, &fsid) {
             return Err(self.give_back(&mapping, error, progress).await);
         }
         // 8. Nobody came meanwhile.
         self.alone(target, mapping, progress).await
+    }
+
+    /// Lets the kernel map it. A client that other mappings of this node share may be on the
+    /// cluster's blocklist, and lives until the last of them is gone; a new one is not.
+    async fn ask_kernel(&self, request: &MapRequest, way: Way) -> crate::host::Result<Mapping> {
+        let since = Instant::now();
+        let mut mapped = self.map_as_asked(request.clone()).await;
+        let shares = !request.options.iter().any(|option| option == NOSHARE);
+        if shares && matches!(&mapped, Err(error) if error.is(libc::ESHUTDOWN)) {
+            tracing::warn!(
+                image = request.spec(),
+                "the cluster has fenced this node's client: mapping with a new one"
+            );
+            let mut alone = request.clone();
+            alone.options.push(NOSHARE.to_owned());
+            mapped = self.map_as_asked(alone).await;
+        }
+        match &mapped {
+            Err(error) if error.is(libc::ETIMEDOUT) => self.late.note(way, since.elapsed(), Instant::now()),
+            _ => self.late.forget(&way),
+        }
+        mapped
+    }
+
+    async fn map_as_asked(&self, request: MapRequest) -> crate::host::Result<Mapping> {
+        let (with, spec) = (self.with, request.spec());
+        on_thread("krbd map", &spec, move || match with {
+            MapWith::Kernel => krbd::map(&request),
+            MapWith::Rbd => rbd_program::map(&request, LONGEST_MAP),
+        })
+        .await
     }
 
     /// Looks again, now that this node's own watch is to be seen: of two nodes that map
@@ -282,6 +329,16 @@ impl Mapper {
             return Err(Error::new(Kind::InUse, format!("{spec} cannot be unmapped: {held}")).because(error));
         }
     }
+}
+
+/// The kernel would wait for a monitor that it cannot reach, and all other maps of the node with it.
+async fn require_greeting(target: &Target<'_>, way: &Way, progress: &Progress) -> Result<()> {
+    let (monitors, netns, protocol) = (way.monitors.clone(), way.netns.clone(), way.protocol());
+    let (spec, limit) = (target.spec(), progress.deadline.left_at_most(GREETING));
+    let greeted = on_thread(greeting::GREETING, &spec, move || {
+        greeting::wait(&monitors, netns.as_deref(), protocol, limit)
+    });
+    greeted.await.map_err(|error| answers::not_greeted(error, target, way))
 }
 
 fn no_module(error: HostError) -> Error {

@@ -13,7 +13,9 @@ use crate::host::thread::on_thread;
 use crate::node::mapping::monitors::{self, Route};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::map_options::MapOptions;
-use crate::volume::operation::Progress;
+
+/// The map option by which a mapping gets a kernel client of its own.
+pub(super) const NOSHARE: &str = "noshare";
 
 /// How many seconds the kernel opens a session for when it is not told
 /// (`CEPH_MOUNT_TIMEOUT_DEFAULT`).
@@ -76,7 +78,7 @@ impl Target<'_> {
         Some(Error::new(Kind::Precondition, text))
     }
 
-    /// The request for the kernel, and the seconds that it has to open a session.
+    /// The request for the kernel, and the seconds that it has to open a session: `left` at most.
     ///
     /// # Errors
     /// [`Kind::Timeout`] when no time is left.
@@ -85,15 +87,15 @@ impl Target<'_> {
         options: &MapOptions,
         route: Route,
         fsid: &str,
-        progress: &Progress,
+        left: Duration,
     ) -> Result<(MapRequest, u64)> {
         let mut items = options.items().to_vec();
-        if self.own_client && !options.items().iter().any(|item| item == "noshare") {
-            items.push("noshare".to_owned());
+        if self.own_client && !options.items().iter().any(|item| item == NOSHARE) {
+            items.push(NOSHARE.to_owned());
         }
         items.extend(route.ms_mode.map(|mode| format!("ms_mode={mode}")));
         let asked = options.value("mount_timeout").and_then(|text| text.parse().ok());
-        let (add, mount_timeout) = mount_timeout(asked, progress.deadline.left()).ok_or_else(|| {
+        let (add, mount_timeout) = mount_timeout(asked, left).ok_or_else(|| {
             Error::new(Kind::Timeout, format!("mapping {}: no time is left for it", self.spec()))
         })?;
         items.extend(add.map(|seconds| format!("mount_timeout={seconds}")));

@@ -20,7 +20,8 @@ pub struct Ancestor {
 /// The ancestors of an image, the nearest first. One operation each.
 ///
 /// # Errors
-/// [`Kind::Precondition`] for a parent that is gone, or whose pool is; what Ceph answers.
+/// [`Kind::Unavailable`] for a parent that is gone, which may be so for a moment;
+/// [`Kind::Precondition`] when its pool is; what Ceph answers.
 pub async fn ancestors(pool: &Pool, header: &Header) -> Result<Vec<Ancestor>> {
     let mut found: Vec<Ancestor> = Vec::new();
     let mut next = header.parent.clone();
@@ -37,20 +38,30 @@ pub async fn ancestors(pool: &Pool, header: &Header) -> Result<Vec<Ancestor>> {
 }
 
 async fn read(pool: &Pool, parent: &Parent) -> Result<Ancestor> {
-    let gone = || {
-        let text = format!(
-            "the image is a clone of image id {} in pool id {}, which does not exist",
-            parent.image_id, parent.pool_id
-        );
-        Error::new(Kind::Precondition, text)
-    };
     let pool = if parent.pool_id == pool.id() && parent.namespace == pool.namespace() {
         pool.clone()
     } else {
-        pool.connection().pool_by_id(parent.pool_id, &parent.namespace).await?.ok_or_else(gone)?
+        let other = pool.connection().pool_by_id(parent.pool_id, &parent.namespace).await?;
+        other.ok_or_else(|| {
+            let text = format!(
+                "the image is a clone of an image in pool id {}, which does not exist",
+                parent.pool_id
+            );
+            Error::new(Kind::Precondition, text)
+        })?
     };
     let id = ImageId::new(&*parent.image_id);
-    let header = pool.image_header(&id, &[]).await?.ok_or_else(gone)?;
+    let Some(header) = pool.image_header(&id, &[]).await? else {
+        // A flatten takes the image out of its parent's header first, and the parent, which may be purged
+        // then, out of the image's a little later.
+        let text = format!(
+            "the image is a clone of image id {} in pool {}, which does not exist: a flatten of the clone may be at \
+             its end; calling again looks again. If that stays so, look at the clone with `rbd info`",
+            parent.image_id,
+            pool.name()
+        );
+        return Err(Error::new(Kind::Unavailable, text));
+    };
     Ok(Ancestor { pool, id, header })
 }
 

@@ -17,7 +17,8 @@ pub const PATIENCE: Duration = Duration::from_secs(45);
 /// What stands for a pool's mirroring; each rbd-mirror daemon watches it.
 const MIRRORING: &str = "rbd_mirroring";
 
-const PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks.
+pub const PAUSE: Duration = Duration::from_secs(1);
 /// Kept back from the deadline, so that the refusal with its reason still gets there.
 pub const FOR_THE_ANSWER: Duration = Duration::from_secs(1);
 
