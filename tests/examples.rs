@@ -190,6 +190,42 @@ fn a_silent_node_is_named_and_not_waited_for() {
     }
 }
 
+/// Pods that admission refuses have no events of their own. Each try has another name.
+#[test]
+fn pods_that_are_not_made_are_told_with_the_reason() {
+    let kubectl = r#"silent_nodes() { :; }; refusal=$1; kn() { case "$*" in annotate*) echo "${@:1:4}" >&3 ;;
+        *" deployment "*generation*) echo "1|1|3||1|1" ;; *" daemonset "*generation*) echo "1|1|2|1|1|2" ;;
+        *" deployment "*) printf '%s\n' "$refusal" ;; *" daemonset "*) printf "$counts" ;;
+        *events*involvedObject.kind=DaemonSet,involvedObject.name=csi-rbdplugin,*) echo "FailedCreate: older"; printf '%s\n' "$refusal" ;;
+        *" pods "*) echo "a|node1||Pending||" ;; esac; };"#;
+    let refused = "FailedCreate: (combined from similar events): Error creating: pods \"csi-rbdplugin-x7k2p\" is \
+                   forbidden: exceeded quota: none";
+    let told = "FailedCreate: pods \"csi-rbdplugin-…\" is forbidden: exceeded quota: none";
+    assert_eq!(
+        bash(
+            &format!("{kubectl} counts='2|1'; rolled_out 'node plugin' || rolled_out 'node plugin' || true"),
+            refused
+        ),
+        format!(
+            "   node plugin: 1 of 2 ready, 1 up to date\n        csi-rbdplugin: pods are not made: {told}\n        a on node1: Pending\n"
+        )
+    );
+    // What is an hour old is of no interest where all pods are there.
+    let all = bash(&format!("{kubectl} counts='2|2'; not_made csi-rbdplugin"), refused);
+    assert_eq!(all, "");
+    let controllers =
+        r#"FailedCreate: pods "csi-rbdplugin-provisioner-5d8-x7k2p" is forbidden: exceeded quota: none"#;
+    assert_eq!(
+        bash(&format!("{kubectl} rolled_out controller || true"), controllers),
+        "   controller: 1 of 3 ready, 0 up to date\n        csi-rbdplugin-provisioner: pods are not made: FailedCreate: \
+         pods \"csi-rbdplugin-provisioner-…\" is forbidden: exceeded quota: none\n        a on node1: Pending\n"
+    );
+    assert_eq!(bash(&format!("{kubectl} not_made csi-rbdplugin-provisioner"), ""), "");
+    // Kubernetes tries again when the object is changed; one whose pods are there is left alone.
+    let again = format!("{kubectl} counts='2|2'; try_again 3>&1");
+    assert_eq!(bash(&again, controllers), "annotate --overwrite deployment csi-rbdplugin-provisioner\n");
+}
+
 /// What `programs` lists of a ceph-csi as its chart writes it, of one that gives its name in
 /// two words, of one that gives none, of a registrar, and of this driver.
 const PROGRAMS: &str = r#"container a/ceph-csi-rbd-nodeplugin csi-rbdplugin quay.io/cephcsi/cephcsi:v3.15 -

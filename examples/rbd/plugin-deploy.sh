@@ -10,7 +10,7 @@
 #                   owners.sh whose the objects are that stand there
 #   check-nodes.sh  the part of it that looks at the nodes, through the pods of nodes.sh;
 #                   check-snapshots.sh what the cluster has for snapshots
-#   pods.sh         why pods are not ready, and the roll-out
+#   pods.sh         why pods are not ready or not made, and the roll-out
 #
 # What a reader gets wrong: Deployment and DaemonSet are replaced, not applied. A merge
 # would keep the containers of a ceph-csi that stood there.
@@ -204,14 +204,19 @@ narrow_roles() {
 # While a node is silent, Kubernetes updates the node plugin on no other, for one at a time may
 # be away; that its pod is deleted by force does not help.
 roll_out_failed() {
-    local silent way_out=()
+    local silent where="pods -l app=$1" way_out=()
     silent=$(silent_nodes) || silent=""
     [[ $1 != "$DAEMONSET" || -z $silent ]] ||
         way_out=("Not ready: ${silent//$'\n'/, }. That holds up the update of all nodes. Delete a node that will not come back"
             "($KUBECTL delete node NAME), or update the others yourself, node by node:"
             "$KUBECTL -n $NAMESPACE delete pod -l app=$DAEMONSET --field-selector spec.nodeName=NODE")
+    # Pods that are not made have nothing to be described.
+    if [[ -n $(not_made "$1") ]]; then
+        where="replicasets -l app=$1"
+        [[ $1 != "$DAEMONSET" ]] || where="daemonset $1"
+    fi
     die "$1 is not ready after $TIMEOUT seconds; what is missing stands above" \
-        "Kubernetes goes on trying. Look with: $KUBECTL -n $NAMESPACE describe pods -l app=$1" \
+        "Kubernetes goes on trying. Look with: $KUBECTL -n $NAMESPACE describe $where" \
         "then run this script again, or plugin-teardown.sh." \
         ${way_out[@]+"${way_out[@]}"}
 }
@@ -241,6 +246,7 @@ main() {
     foreign=$(foreign_pods)
     apply_manifests "${foreign:+keep-roles}"
     heading "Waiting for it (at most $TIMEOUT seconds for each part)"
+    try_again
     await_roll_out
     [[ -z $foreign ]] || narrow_roles
     what_next

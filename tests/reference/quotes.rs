@@ -32,6 +32,8 @@ const OTHERS: &[&str] = &[
     "hostPath type check failed",
     "FailedCreate",
     "violates PodSecurity",
+    "insufficient quota to match these scopes",
+    "exceeded quota",
     "error: the server doesn't have a resource type \"volumesnapshot\"",
     "cannot find default snapshot class",
     "snapshot … not Ready",

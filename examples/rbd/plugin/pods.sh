@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2016  # go templates have variables with a dollar sign
-# Why pods are not ready, in a line each; and the roll-out of the driver, watched.
+# Why pods are not ready, or not made, in a line each; and the roll-out of the driver, watched.
 #
 # What a reader gets wrong: go templates fail where a field of a missing object is asked
 # for, hence the many "with".
@@ -70,6 +70,40 @@ last_warning() {
     [[ -z $text ]] || echo ", $text"
 }
 
+# "NAME: pods are not made: why" where Kubernetes refuses the pods that the controller or the node
+# plugin wants, as a quota or an admission rule has it. There is no pod then that could have an event.
+# A Deployment has the words as a condition, as long as they are true; a DaemonSet as events alone,
+# which stay for an hour and count only where pods are missing.
+not_made() {
+    local name=$1 wanted made said=""
+    if [[ $name = "$DEPLOYMENT" ]]; then
+        said=$(kn get deployment "$name" -o go-template='{{with .status}}{{range .conditions}}{{/*
+            */}}{{if or (eq .reason "FailedCreate") (eq .reason "ReplicaSetCreateError")}}{{.reason}}: {{.message}}{{"\n"}}{{end}}{{end}}{{end}}') || return 0
+    else
+        IFS='|' read -r wanted made < <(kn get daemonset "$name" -o jsonpath='{.status.desiredNumberScheduled}|{.status.currentNumberScheduled}') || true
+        ((${made:-0} < ${wanted:-0})) || return 0
+        said=$(kn get events --field-selector "involvedObject.kind=DaemonSet,involvedObject.name=$name,reason=FailedCreate" --sort-by=.lastTimestamp \
+            -o go-template='{{range .items}}{{.reason}}: {{.message}}{{"\n"}}{{end}}') || return 0
+    fi
+    # Each try has another name for its pod, and would be shown as news.
+    said=$(tail -n 1 <<<"$said" | sed -E -e "s/\"$name-[-a-z0-9]*\"/\"$name-…\"/g" \
+        -e 's/^([A-Za-z]+: )(\(combined from similar events\): )?(Error creating: )?/\1/')
+    # What admission says begins with the reason, and may go on for a page.
+    ((${#said} <= 400)) || said="${said:0:400} …"
+    [[ -z $said ]] || echo "$name: pods are not made: $said"
+}
+
+# Kubernetes tries such pods ever more rarely, in the end each 17 minutes. A change of the object has
+# it try at once: what refused them may be gone since.
+try_again() {
+    local kind name
+    for kind in deployment daemonset; do
+        name=$DEPLOYMENT
+        [[ $kind = deployment ]] || name=$DAEMONSET
+        [[ -z $(not_made "$name") ]] || kn annotate --overwrite "$kind" "$name" "rbd-csi.tried=$(date +%s)" >/dev/null || true
+    done
+}
+
 # "newest seen wanted updated available all" of the controller and of the node plugin.
 # Fields that Kubernetes leaves out are 0.
 deployment_state() {
@@ -81,10 +115,10 @@ daemonset_state() {
 
 # Says how far one of the two is, and gives 0 when it is there.
 rolled_out() {
-    local what=$1 state newest seen wanted updated available all label why silent
+    local what=$1 state newest seen wanted updated available all name why silent
     case "$what" in
-    controller) state=$(deployment_state) label=app=$DEPLOYMENT ;;
-    *) state=$(daemonset_state) label=app=$DAEMONSET ;;
+    controller) state=$(deployment_state) name=$DEPLOYMENT ;;
+    *) state=$(daemonset_state) name=$DAEMONSET ;;
     esac || return 1
     IFS='|' read -r newest seen wanted updated available all <<<"$state"
     if [[ $newest = "$seen" && ${updated:-0} = "$wanted" && ${available:-0} = "$wanted" && ${all:-0} = "$wanted" ]]; then
@@ -95,7 +129,7 @@ rolled_out() {
         say "$what: all pods are ready but those on nodes that are not: ${silent//$'\n'/, }"
         return 0
     fi
-    why=$(pods_not_ready "$label") || why=""
+    why=$(not_made "$name" && pods_not_ready "app=$name") || why=""
     show_once "$what: ${available:-0} of $wanted ready, ${updated:-0} up to date${why:+$'\n'$why}"
     return 1
 }
