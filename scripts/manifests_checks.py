@@ -51,9 +51,37 @@ class Variation:
 
 
 CLUSTER = {"clusterID": "one", "monitors": ["[2001:db8::1]:3300"], "rbd": {"radosNamespace": "k8s"}}
+# A node affinity that takes the place of the chart's own.
+CHOSEN_NODES = {
+    "requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["fast"]}]},
+        ]
+    }
+}
 
 VARIATIONS = (
-    Variation("defaults", {}),
+    Variation(
+        "defaults",
+        {},
+        objects=[
+            (
+                "DaemonSet",
+                "csi-rbdplugin",
+                "spec.template.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution",
+                {
+                    "nodeSelectorTerms": [
+                        {
+                            "matchExpressions": [
+                                {"key": "eks.amazonaws.com/compute-type", "operator": "NotIn", "values": ["fargate"]},
+                                {"key": "type", "operator": "NotIn", "values": ["virtual-kubelet"]},
+                            ]
+                        }
+                    ]
+                },
+            )
+        ],
+    ),
     Variation(
         "another namespace", {}, namespace="storage", has=["namespace: storage"], lacks=["namespace: default"]
     ),
@@ -75,6 +103,23 @@ VARIATIONS = (
         {"fullnameOverride": "fast", "driverName": "fast.example.com", "instanceID": "fast"},
         has=["name: fast-csi-rbdplugin\n", "app: fast-csi-rbdplugin\n", "--instanceid=fast"],
         lacks=["name: rbd-", "name: csi-rbdplugin-", "app: csi-rbdplugin"],
+    ),
+    Variation(
+        "nodes of one's own choice",
+        {"nodeplugin": {"affinity": {"nodeAffinity": CHOSEN_NODES}}},
+        lacks=["fargate", "virtual-kubelet"],
+        objects=[("DaemonSet", "csi-rbdplugin", "spec.template.spec.affinity", {"nodeAffinity": CHOSEN_NODES})],
+    ),
+    Variation(
+        "pods' affinity beside that of nodes",
+        {"nodeplugin": {"affinity": {"podAntiAffinity": {}}}},
+        has=["podAntiAffinity", "fargate", "virtual-kubelet"],
+    ),
+    Variation(
+        "virtual nodes, too",
+        {"nodeplugin": {"affinity": None}},
+        lacks=["fargate", "virtual-kubelet"],
+        objects=[("DaemonSet", "csi-rbdplugin", "spec.template.spec.affinity", None)],
     ),
     Variation("one replica", {"provisioner": {"replicaCount": 1}}, has=["replicas: 1\n"]),
     Variation(

@@ -190,6 +190,26 @@ fn a_silent_node_is_named_and_not_waited_for() {
     }
 }
 
+/// The scripts look at the nodes that the DaemonSet is for, and wait for no other.
+#[test]
+fn the_scripts_look_at_the_nodes_of_the_manifests() {
+    let manifest = std::fs::read_to_string(root().join("deploy/rbd/kubernetes/csi-rbdplugin.yaml")).unwrap();
+    let mut lines = manifest.lines().map(str::trim);
+    let mut wanted = vec!["kubernetes.io/os=linux".to_owned()];
+    assert!(lines.any(|line| line == "kubernetes.io/os: linux"), "{manifest}");
+    while let Some(line) = lines.next() {
+        if let Some(key) = line.strip_prefix("- key: ") {
+            assert_eq!(lines.next(), Some("operator: NotIn"), "{key}");
+            assert_eq!(lines.next(), Some("values:"), "{key}");
+            let value = lines.next().and_then(|line| line.strip_prefix("- ")).unwrap();
+            wanted.push(format!("{key} notin ({value})"));
+        }
+    }
+    assert_eq!(wanted.len(), 3, "{wanted:?}");
+    let asked = bash(r#"k() { printf '%s\n' "$4" >&3; }; plugin_nodes 3>&1"#, "");
+    assert_eq!(asked.trim_end(), wanted.join(","));
+}
+
 /// Pods that admission refuses have no events of their own. Each try has another name.
 #[test]
 fn pods_that_are_not_made_are_told_with_the_reason() {

@@ -9,10 +9,14 @@ LOOKER=rbd-csi-look
 RUN=$$-$RANDOM
 LOOKERS=app=$LOOKER,rbd-csi.run=$RUN
 
+# The nodes that the manifests let the node plugin onto, by selector and affinity; nodes without
+# the second and the third label, too.
+PLUGIN_NODES='kubernetes.io/os=linux,eks.amazonaws.com/compute-type notin (fargate),type notin (virtual-kubelet)'
+
 # "NAME READY" of each node that the node plugin runs on: a DaemonSet ignores that a node is
 # cordoned or not ready, but no other taint.
 plugin_nodes() {
-    k get nodes -l kubernetes.io/os=linux -o go-template='{{range .items}}{{.metadata.name}} {{/*
+    k get nodes -l "$PLUGIN_NODES" -o go-template='{{range .items}}{{.metadata.name}} {{/*
         */}}{{range .status.conditions}}{{if eq .type "Ready"}}{{.status}}{{end}}{{end}}{{/*
         */}}{{range .spec.taints}}{{if ne .effect "PreferNoSchedule"}} {{.key}}{{end}}{{end}}{{"\n"}}{{end}}' |
         while read -r name ready taints; do
