@@ -2,8 +2,8 @@
 
 Started by scripts/manifests, which brings the libraries. What a reader gets wrong: the
 plain files are never edited; what differs in them from the chart is the heading alone.
-The checks of content and the values that are tried are in manifests_checks.py;
-examples/rbd is held to the same.
+The checks of content and the values that are tried are in manifests_checks.py, OpenShift's
+in manifests_openshift.py; examples/rbd is held to the same.
 """
 
 import sys
@@ -12,6 +12,7 @@ from pathlib import Path
 import helm_python as helm
 
 import manifests_checks as checks
+import manifests_openshift as openshift
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "deploy/rbd/charts/rbd-csi"
@@ -27,10 +28,11 @@ PLAIN = {
     "csi-provisioner-rbac.yaml": "deploy/rbd/kubernetes/csi-provisioner-rbac.yaml",
     "csi-rbdplugin-provisioner.yaml": "deploy/rbd/kubernetes/csi-rbdplugin-provisioner.yaml",
     "csi-rbdplugin.yaml": "deploy/rbd/kubernetes/csi-rbdplugin.yaml",
+    "scc.yaml": "deploy/scc.yaml",
     "service-monitor.yaml": "deploy/service-monitor.yaml",
 }
 # Where the plain manifests differ from the chart's defaults.
-PLAIN_VALUES = {"serviceMonitor": {"enabled": True}}
+PLAIN_VALUES = {"securityContextConstraints": {"create": True}, "serviceMonitor": {"enabled": True}}
 HEADING = """\
 # Made from the chart in deploy/rbd/charts/rbd-csi by `make manifests`; change it there.
 """
@@ -91,6 +93,8 @@ def variations(chart):
             f"{variation.name}: still has {not_want!r}" for not_want in variation.lacks if not_want in text
         )
         yield from (f"{variation.name}: {wrong}" for wrong in checks.unlike(text, variation.objects))
+        if openshift.KIND in text:
+            yield from (f"{variation.name}: {wrong}" for wrong in openshift.wrong(text))
 
 
 def check(chart):
@@ -101,6 +105,7 @@ def check(chart):
     for path, text in (plain | examples).items():
         wrong += checks.valid(path, text)
     wrong += checks.as_ceph_csi("".join(plain.values()))
+    wrong += openshift.wrong("".join(plain.values()))
     ceph_csi = "".join(path.read_text() for path in sorted(CEPH_CSI.glob("*.yaml")))
     wrong += checks.unexplained("".join(plain.values()), ceph_csi, (ROOT / "deploy/rbd/README.md").read_text())
     wrong += checks.versions(chart.metadata, (ROOT / "Cargo.toml").read_text())

@@ -15,8 +15,8 @@ from yamllint.config import YamlLintConfig
 
 # The oldest and the newest that are supported; docs/support.md has the list, deploy/rbd/README.md the reasons.
 KUBERNETES = ("1.29", "1.36")
-# Kinds of operators and of snapshots, which the Kubernetes schemas do not have.
-FOREIGN = {"ServiceMonitor", "VolumeSnapshot", "VolumeSnapshotClass"}
+# Kinds of operators, snapshots and OpenShift, which the Kubernetes schemas do not have.
+FOREIGN = {"SecurityContextConstraints", "ServiceMonitor", "VolumeSnapshot", "VolumeSnapshotClass"}
 # What no `kubectl apply` can change of what ceph-csi has deployed: kind, name, path, value.
 IMMUTABLE = (
     ("CSIDriver", "rbd.csi.ceph.com", "spec.attachRequired", True),
@@ -64,6 +64,7 @@ VARIATIONS = (
     Variation(
         "defaults",
         {},
+        lacks=["SecurityContextConstraints"],
         objects=[
             (
                 "DaemonSet",
@@ -120,6 +121,19 @@ VARIATIONS = (
         {"nodeplugin": {"affinity": None}},
         lacks=["fargate", "virtual-kubelet"],
         objects=[("DaemonSet", "csi-rbdplugin", "spec.template.spec.affinity", None)],
+    ),
+    Variation(
+        "OpenShift, with all that bears upon it",
+        {
+            "fullnameOverride": "fast",
+            "serviceAccounts": {"provisioner": {"create": False, "name": "in-cluster"}},
+            "nodeplugin": {"httpMetrics": {"enabled": False}},
+            "provisioner": {"enableHostNetwork": True},
+            "securityContextConstraints": {"create": True},
+        },
+        namespace="storage",
+        has=["name: fast-rbd-csi-provisioner\n", "  - system:serviceaccount:storage:in-cluster\n"],
+        lacks=["serviceaccount:default:"],
     ),
     Variation("one replica", {"provisioner": {"replicaCount": 1}}, has=["replicas: 1\n"]),
     Variation(

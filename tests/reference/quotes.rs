@@ -34,6 +34,8 @@ const OTHERS: &[&str] = &[
     "violates PodSecurity",
     "insufficient quota to match these scopes",
     "exceeded quota",
+    // OpenShift's.
+    "unable to validate against any security context constraint",
     "error: the server doesn't have a resource type \"volumesnapshot\"",
     "cannot find default snapshot class",
     "snapshot … not Ready",
