@@ -1,5 +1,5 @@
 //! What docs/troubleshooting.md quotes must be what is really said: of ours each part stands in
-//! src, and what is Kubernetes' or a sidecar's is listed here.
+//! src, and what is Kubernetes', a sidecar's or a program's is listed here.
 //!
 //! What a reader gets wrong: a quote has gaps. They are "…", what stands for a name, and ": ",
 //! by which a message is put together of a fact and its cause.
@@ -36,6 +36,8 @@ const OTHERS: &[&str] = &[
     "exceeded quota",
     // OpenShift's.
     "unable to validate against any security context constraint",
+    // kmod's.
+    "could not insert 'rbd': Function not implemented",
     "error: the server doesn't have a resource type \"volumesnapshot\"",
     "cannot find default snapshot class",
     "snapshot … not Ready",
