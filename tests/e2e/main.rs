@@ -29,6 +29,7 @@ mod kubectl;
 mod life;
 mod many;
 mod node_lost;
+mod not_made;
 mod objects;
 mod other_names;
 mod picture;
@@ -58,7 +59,7 @@ use run::{Run, Test};
 use world::World;
 
 /// On a cluster without the driver; they deploy and remove it themselves.
-const BARE: &[Test] = &[short::TEST, unserved::TEST, without_snapshots::TEST];
+const BARE: &[Test] = &[short::TEST, not_made::TEST, unserved::TEST, without_snapshots::TEST];
 
 /// On a cluster where plugin-deploy.sh has run.
 const DEPLOYED: &[&[Test]] = &[
