@@ -98,6 +98,7 @@ unsafe extern "C" {
     pub fn rados_ioctx_set_namespace(io: rados_ioctx_t, namespace: *const c_char);
     pub fn rados_ioctx_snap_set_read(io: rados_ioctx_t, snap: u64);
     pub fn rados_set_pool_full_try(io: rados_ioctx_t);
+    pub fn rados_ioctx_pool_requires_alignment2(io: rados_ioctx_t, answer: *mut c_int) -> c_int;
     pub fn rados_aio_ioctx_selfmanaged_snap_create(
         io: rados_ioctx_t,
         id: *mut u64,

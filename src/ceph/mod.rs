@@ -52,7 +52,7 @@ pub use image_lock::{HeldBy, ImageLock, Taking};
 pub use keep_going::KeepGoing;
 pub use mirror::MirrorState;
 pub use monitors::MonitorAddress;
-pub use object_map::ObjectMap;
+pub use object_map::{MOST_OBJECTS, ObjectMap, largest_mapped};
 pub use open::{Image, OpenMode};
 pub use pool::Pool;
 pub use read_op::{Omap, ReadOp, ReadResult, ReadResults};

@@ -11,6 +11,18 @@ use super::image::{ImageId, RBD};
 use super::pool::Pool;
 use super::read_op::{ReadOp, ReadResult};
 
+/// How many objects a map can speak of (`MAX_OBJECT_MAP_OBJECT_COUNT` of Ceph's `cls_rbd_types.h`).
+pub const MOST_OBJECTS: u64 = 256_000_000;
+
+/// The largest size, in bytes, of an image with an object map: `object` bytes in each of its
+/// objects, and its stripe unit and count unless they are the default.
+pub fn largest_mapped(object: u64, stripe: Option<(u64, u64)>) -> u64 {
+    let (unit, count) = stripe.unwrap_or((object, 1));
+    let (periods, rest) = (MOST_OBJECTS / count.max(1), MOST_OBJECTS % count.max(1));
+    // In the last period a round touches as many objects as it has units (see `Header::data_objects`).
+    periods.saturating_mul(object.saturating_mul(count)).saturating_add(rest.saturating_mul(unit))
+}
+
 /// Two bits an object: 0 not there, 1 there, 2 being written or removed,
 /// 3 there and unchanged since the last snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +111,30 @@ mod tests {
         assert!(map.exists(0) && !map.exists(1) && map.exists(3));
         assert!(map.exists(8), "what the map does not know may exist");
         assert!(ObjectMap::decode(&data[..19]).is_err());
+    }
+
+    #[test]
+    fn the_largest_size_is_the_last_one_with_few_enough_objects() {
+        assert_eq!(largest_mapped(4 << 20, None), MOST_OBJECTS << 22);
+        for (order, stripe) in [(22, None), (12, None), (22, Some((64 << 10, 7))), (25, Some((1 << 20, 3)))] {
+            let header = |size| super::super::Header {
+                size,
+                order,
+                features: super::super::Features::OBJECT_MAP,
+                flags: 0,
+                op_features: 0,
+                object_prefix: String::new(),
+                data_pool_id: None,
+                stripe,
+                parent: None,
+                parent_of_snapshots: None,
+                snapshots: Vec::new(),
+                metadata: std::collections::BTreeMap::new(),
+            };
+            let largest = largest_mapped(1 << order, stripe);
+            assert_eq!(header(largest).data_objects(), MOST_OBJECTS, "{order} {stripe:?}");
+            assert!(header(largest + 1).data_objects() > MOST_OBJECTS, "{order} {stripe:?}");
+        }
     }
 
     #[test]

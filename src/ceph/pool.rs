@@ -101,6 +101,16 @@ impl Pool {
         Ok(pool)
     }
 
+    /// Whether it is an erasure-coded pool without `allow_ec_overwrites`, to whose objects can only be
+    /// appended, as the osdmap has it that this client knows
+    /// (`rados_ioctx_pool_requires_alignment2`). `false` when it is not known.
+    pub fn takes_no_overwrites(&self) -> bool {
+        let mut answer = 0;
+        // SAFETY: a live context and room for the answer.
+        let code = unsafe { ffi::rados_ioctx_pool_requires_alignment2(self.context.io, &mut answer) };
+        code >= 0 && answer != 0
+    }
+
     /// The pool's name when it was looked up.
     pub fn name(&self) -> &str {
         &self.name

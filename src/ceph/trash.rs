@@ -154,8 +154,11 @@ impl Pool {
 
     /// Makes the trash's object if there is none. librbd does so with the first image that
     /// comes there, which a full pool refuses (EDQUOT): then nothing could be deleted.
+    /// EOPNOTSUPP, and no object, in a pool that is erasure-coded and takes no keys: hence the
+    /// step without any.
     pub async fn prepare_trash(&self) -> Result<()> {
-        self.write("trash prepare", TRASH, WriteOp::new().create()).await
+        let no_keys: [(&str, &[u8]); 0] = [];
+        self.write("trash prepare", TRASH, WriteOp::new().create().omap_set(no_keys)).await
     }
 
     /// The image's entry in the trash; one operation.

@@ -80,6 +80,11 @@ impl Error {
         self
     }
 
+    /// The failed call to Ceph that is the cause, if one is.
+    pub fn ceph(&self) -> Option<&CephError> {
+        self.cause.as_deref()?.downcast_ref()
+    }
+
     /// The same error after everything was taken back: its kind may be final.
     pub fn settled(mut self) -> Self {
         self.settled = true;

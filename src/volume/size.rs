@@ -1,5 +1,6 @@
 //! How big an image becomes for a request, and whether one that exists will do.
 
+use crate::ceph::{MOST_OBJECTS, largest_mapped};
 use crate::volume::error::{Error, Kind, Result};
 
 /// One mebibyte: sizes are rounded up to it where the limit allows.
@@ -66,6 +67,24 @@ impl CapacityRange {
             format!("no volume can have at least {required} and at most {limit} bytes: {why}"),
         )
     }
+}
+
+/// Refuses a size for an image with an object map, which librbd neither makes nor grows to so many
+/// objects; `object` and `stripe` as for [`largest_mapped`].
+///
+/// # Errors
+/// [`Kind::OutOfRange`] with the largest size.
+pub fn check_mapped(image: &str, size: u64, object: u64, stripe: Option<(u64, u64)>) -> Result<()> {
+    let largest = largest_mapped(object, stripe);
+    if size <= largest {
+        return Ok(());
+    }
+    let text = format!(
+        "image {image} cannot have {size} bytes: the feature object-map keeps track of {MOST_OBJECTS} objects, so \
+         {largest} bytes are the most with objects of {object} bytes. A class with a larger objectSize allows more, \
+         as does one with imageFeatures without object-map"
+    );
+    Err(Error::new(Kind::OutOfRange, text))
 }
 
 #[cfg(test)]

@@ -7,8 +7,11 @@ use rbd_csi::csi::proto::volume_capability::{AccessType, MountVolume};
 use rbd_csi::csi::proto::{CapacityRange, VolumeCapability};
 use tonic::{Code, Status};
 
+use super::expand::grow;
 use crate::support::bench::{Bench, GIB, SOON};
 use crate::support::driver::Driver;
+use crate::support::pool::{allow_overwrites, make_erasure_coded, remove};
+use crate::support::snapshots::{Of, image_of};
 
 const NAME: &str = "pvc-refused";
 /// A well-formed key that no user has.
@@ -118,6 +121,95 @@ fn a_missing_pool() {
     let answer = bench.send(&driver, request).map(|volume| volume.volume_id);
     refused(answer, Code::InvalidArgument, &["no-such-data"]);
     assert_eq!(bench.contents(), Vec::<String>::new());
+}
+
+/// As the pool of the images, and as the data pool before and after its flag is set; of nothing, of
+/// a volume and of its snapshot.
+#[test]
+fn an_erasure_coded_pool() {
+    const EC: &str = "erasure-coded";
+    let bench = Bench::new();
+    let driver = bench.start();
+    let source = bench.create(&driver, "pvc-source").unwrap();
+    let snapshot = bench.snapshot(&driver, "snapshot-1", &source).unwrap().snapshot_id;
+    let of = [None, Some(Of::Volume(&source)), Some(Of::Snapshot(&snapshot))];
+    let send = |name: &str, of: &Option<Of<'_>>, parameters: &[(&str, &str)]| {
+        let request = match of {
+            None => bench.request(name, parameters),
+            Some(of) => bench.request_of(name, *of, parameters),
+        };
+        bench.send(&driver, request).map(|volume| volume.volume_id)
+    };
+    make_erasure_coded(bench.cluster(), EC);
+    let objects = |pool: &str| -> Vec<String> {
+        let inert = |object: &String| !object.ends_with("/rbd_info");
+        bench.cluster().objects(pool).into_iter().filter(inert).collect()
+    };
+    let before = objects("rbd");
+    for of in &of {
+        refused(
+            send(NAME, of, &[("pool", EC)]),
+            Code::InvalidArgument,
+            &["pool erasure-coded is", "dataPool"],
+        );
+        let words = ["ceph osd pool set erasure-coded allow_ec_overwrites true"];
+        refused(send(NAME, of, &[("dataPool", EC)]), Code::InvalidArgument, &words);
+        bench.wait_until("nothing is left in the pool", || objects("rbd") == before);
+        assert_eq!(objects(EC), Vec::<String>::new(), "librbd tries the pool by rbd_info, and leaves that");
+        assert_eq!(bench.reserved(NAME), None);
+    }
+    allow_overwrites(bench.cluster(), EC);
+    for (number, of) in of.iter().enumerate() {
+        let id = send(&format!("{NAME}-{number}"), of, &[("dataPool", EC)]).unwrap();
+        bench.delete(&driver, &id).unwrap();
+    }
+    bench.delete_snapshot(&driver, &snapshot).unwrap();
+    bench.delete(&driver, &source).unwrap();
+    bench.wait_until_empty("of erasure-coded pools");
+    remove(bench.cluster(), EC);
+}
+
+/// More objects than an object map has; without a map there is no such limit.
+#[test]
+fn more_objects_than_an_object_map_has() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let send = |bytes: i64, parameters: &[(&str, &str)], unset: bool| {
+        let mut request = bench.request(NAME, parameters);
+        request.capacity_range = Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 });
+        if unset {
+            request.parameters.remove("imageFeatures");
+        }
+        bench.send(&driver, request).map(|volume| volume.volume_id)
+    };
+    let small = [("objectSize", "4096")];
+    let most = "1048576000000";
+    for (bytes, parameters, unset, largest) in [
+        (GIB << 20, &[][..], false, "1073741824000000"),
+        (GIB << 20, &[], true, "1073741824000000"),
+        (GIB << 10, &small, false, most),
+    ] {
+        let words = [&*bytes.to_string(), largest, "object-map"];
+        refused(send(bytes, parameters, unset), Code::OutOfRange, &words);
+        assert_eq!(bench.contents(), Vec::<String>::new());
+    }
+    let id = send(GIB, &small, false).unwrap();
+    let image = format!("rbd/{}", image_of(&id));
+    let answer = grow(&bench, &driver, &id, GIB << 10).map(|_| String::new());
+    refused(answer, Code::OutOfRange, &[&image, most, "object-map"]);
+    assert_eq!(bench.info(&image)["size"], GIB);
+    let larger = [("objectSize", "4096"), ("imageFeatures", "layering")];
+    let mut request = bench.request("pvc-larger", &larger);
+    request.capacity_range = Some(CapacityRange { required_bytes: GIB << 10, limit_bytes: 0 });
+    let other = bench.send(&driver, request).unwrap().volume_id;
+    // Its deletion would ask for each object; it has none.
+    let name = image_of(&other);
+    let image_id = bench.wait(bench.rados.image_id(&name)).unwrap().unwrap();
+    bench.wait(bench.rados.remove_partial_image(&name, &image_id)).unwrap();
+    for id in [id, other] {
+        bench.delete(&driver, &id).unwrap();
+    }
+    bench.wait_until_empty("at the end");
 }
 
 #[test]

@@ -57,7 +57,7 @@ const WAITING: [&str; 29] = [
 ];
 
 /// They work on this process's memory; with `*`, all that begin so.
-const LOCAL: [&str; 28] = [
+const LOCAL: [&str; 29] = [
     // From a callback, and behind the end of a watch: sent, not waited for; the callbacks that run.
     "rados_notify_ack",
     "rados_watch_flush",
@@ -76,6 +76,8 @@ const LOCAL: [&str; 28] = [
     "rados_ioctx_set_namespace",
     "rados_ioctx_snap_set_read",
     "rados_set_pool_full_try",
+    // From the osdmap that the client has.
+    "rados_ioctx_pool_requires_alignment2",
     "rados_create_write_op",
     "rados_release_write_op",
     "rados_write_op_*",

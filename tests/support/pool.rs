@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::lab::Cluster;
+use super::lab::{Cluster, succeed};
 
 /// Objects that a pool keeps whether it has volumes or not. What they hold is looked at too.
 const REGISTERS: [&str; 6] =
@@ -58,4 +58,32 @@ pub fn make(cluster: &Cluster, pool: &str) {
 /// Removes a pool with all that is in it.
 pub fn remove(cluster: &Cluster, pool: &str) {
     cluster.ceph(&["osd", "pool", "rm", pool, pool, "--yes-i-really-really-mean-it"]);
+}
+
+/// Makes an erasure-coded pool that the lab's one OSD serves: one shard of two is there, and enough.
+/// Its crush rule is given back the sizes that Ceph 16 gets wrong for so few shards.
+pub fn make_erasure_coded(cluster: &Cluster, pool: &str) {
+    let profile = ["plugin=shec", "k=1", "m=1", "c=1", "crush-failure-domain=osd"];
+    let words = ["osd", "erasure-code-profile", "set", "one-of-two", "--force"];
+    cluster.ceph(&words.into_iter().chain(profile).collect::<Vec<_>>());
+    cluster.ceph(&["osd", "crush", "rule", "create-erasure", "one-of-two", "one-of-two"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (map, text) = (file("map"), file("text"));
+    cluster.ceph(&["osd", "getcrushmap", "-o", &map]);
+    succeed(cluster.command("crushtool").args(["-d", &map, "-o", &text]));
+    let rules = std::fs::read_to_string(&text).unwrap();
+    let rules = rules.replace("min_size 3\n\tmax_size 2", "min_size 1\n\tmax_size 2");
+    std::fs::write(&text, rules).unwrap();
+    succeed(cluster.command("crushtool").args(["-c", &text, "-o", &map]));
+    cluster.ceph(&["osd", "setcrushmap", "-i", &map]);
+    cluster.ceph(&["osd", "pool", "create", pool, "8", "8", "erasure", "one-of-two", "one-of-two"]);
+    cluster.ceph(&["osd", "pool", "set", pool, "min_size", "1"]);
+}
+
+/// Lets clients overwrite data in an erasure-coded pool, although the lab keeps it in memory.
+pub fn allow_overwrites(cluster: &Cluster, pool: &str) {
+    let setting = "mon_debug_no_require_bluestore_for_ec_overwrites";
+    cluster.ceph(&["config", "set", "mon", setting, "true"]);
+    cluster.ceph(&["osd", "pool", "set", pool, "allow_ec_overwrites", "true"]);
 }

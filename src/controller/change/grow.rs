@@ -24,6 +24,7 @@ use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::lock_owner;
 use crate::volume::journal::Journal;
 use crate::volume::operation::Progress;
+use crate::volume::size::check_mapped;
 
 /// How long a kernel that answers may take until it has given the lock up: it first writes out
 /// what it has under way.
@@ -61,11 +62,14 @@ pub struct Growing<'a> {
 /// it larger meanwhile; gives the size that it then has, `None` when the image is gone.
 ///
 /// # Errors
-/// [`Kind::Unavailable`] naming the node that holds the image's lock and is cut off;
+/// [`Kind::OutOfRange`] for more objects than an object map has; [`Kind::Unavailable`] naming the node that holds the image's lock and is cut off;
 /// [`Kind::InUse`] for a mapping that gives it to nobody; [`Kind::Busy`] while a node keeps it;
 /// what Ceph answers.
 pub async fn grow(image: Growing<'_>, size: u64, progress: &Progress) -> Result<Option<u64>> {
     let mut header = image.header.clone();
+    if header.features.contains(Features::OBJECT_MAP) {
+        check_mapped(&image.shown(), size, header.object_size(), header.stripe)?;
+    }
     for _ in 0..TRIES {
         if header.size >= size {
             return Ok(Some(header.size));

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::ceph::{Header, ImageId, ImageSpec, Pool};
+use crate::controller::create::refusal;
 use crate::volume::error::{Error, Kind, Result};
 
 /// How often a call is made again that met a flatten at its end, and how long after.
@@ -58,14 +59,16 @@ impl Parent {
 pub async fn make(pool: &Pool, name: &str, parent: &Parent, spec: &ImageSpec) -> Result<(ImageId, Header)> {
     let clone_now = || parent.pool.clone_image(&parent.image, &parent.snapshot, pool, name, spec);
     let cloned = unless_flattened(&parent.pool, &parent.id, clone_now).await;
-    match cloned {
+    let cloned = match cloned {
         // An id that another image has; see `Maker::create`.
         Err(error) if error.is(libc::EBADF) && pool.directory_id(name).await?.is_none() => {
             parent.pool.clone_image(&parent.image, &parent.snapshot, pool, name, spec).await
         }
         cloned => cloned,
+    };
+    if let Err(error) = cloned {
+        return Err(refusal::of_clone(error, spec, pool, name).await);
     }
-    .map_err(|error| Error::from(error).while_doing(format!("cloning {}", pool.describe(name))))?;
     let vanished = || {
         let text = format!("image {} vanished right after it was cloned", pool.describe(name));
         Error::new(Kind::Unavailable, text)

@@ -6,8 +6,8 @@
 use super::clone::{self, Parent};
 use super::content::Content;
 use super::leftover::{self, Origin};
-use super::{Maker, compare};
-use crate::ceph::{CephError, Header, ImageId, ImageSpec, Pool};
+use super::{Maker, compare, refusal};
+use crate::ceph::{CephError, Header, ImageId, ImageSpec};
 use crate::controller::change::grow::{Growing, grow};
 use crate::controller::delete::discard::Discard;
 use crate::controller::snapshot::point::{self, Names, Point, Source, user_snapshot};
@@ -185,7 +185,7 @@ impl Maker<'_> {
     /// A create that the cluster refuses for good is undone, so that the answer
     /// may be final: the pieces of the image, then the reservation.
     async fn create_failed(&self, reservation: &Reservation, name: &str, error: CephError) -> Error {
-        let error = create_error(error, &self.spec(), self.pool).await;
+        let error = refusal::of_create(error, &self.spec(), self.pool, name).await;
         if !error.is_refusal() {
             return error;
         }
@@ -203,32 +203,4 @@ impl Maker<'_> {
             }
         }
     }
-}
-
-/// What librbd's refusals mean for what was asked (librbd/image/CreateRequest).
-async fn create_error(error: CephError, spec: &ImageSpec, pool: &Pool) -> Error {
-    let data_pool_exists = match &spec.data_pool {
-        Some(name) if error.is(libc::ENOENT) => pool.connection().pool(name, "").await.is_ok(),
-        _ => true,
-    };
-    let (kind, text) = match (error.errno, &spec.data_pool) {
-        (libc::ENOENT, Some(pool)) if !data_pool_exists => {
-            (Kind::InvalidArgument, format!("data pool {pool} does not exist"))
-        }
-        (libc::ENOENT, _) if !pool.namespace().is_empty() => (
-            Kind::InvalidArgument,
-            format!(
-                "pool {} has no RBD namespace {}: make it with `rbd namespace create`",
-                pool.name(),
-                pool.namespace()
-            ),
-        ),
-        (libc::EINVAL, _) => (Kind::InvalidArgument, "librbd refuses these image parameters".to_owned()),
-        (libc::ENOSYS, _) => {
-            (Kind::InvalidArgument, "this librbd does not know these image features".to_owned())
-        }
-        (libc::EDOM, _) => (Kind::OutOfRange, "librbd refuses this object size".to_owned()),
-        _ => return Error::from(error),
-    };
-    Error::new(kind, text).because(error)
 }

@@ -17,6 +17,7 @@ pub mod content;
 pub mod given_up;
 mod image;
 pub mod leftover;
+mod refusal;
 
 use std::time::Duration;
 
@@ -148,7 +149,8 @@ pub async fn provision(
         let reservation = match known.take() {
             Some(entry) => Reservation::of(entry),
             None => {
-                journal.reserve(&plan).await.map_err(|error| error.while_doing(reserving()).unsettled())?
+                let reserved = journal.reserve(&plan).await.map_err(|error| error.while_doing(reserving()));
+                reserved.map_err(|error| refusal::of_journal(error, journal.pool()).unsettled())?
             }
         };
         let pool = image_pool(journal, &reservation).await.map_err(unless_told)?;
