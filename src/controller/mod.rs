@@ -115,6 +115,9 @@ impl Controller {
             return Err(Error::new(Kind::InvalidArgument, text));
         }
         create::check_capabilities(&request.capabilities, request.source.is_some())?;
+        for capability in &request.capabilities {
+            servable::fs_type_parameter(capability, &request.parameters)?;
+        }
         let capacity = CapacityRange { required: request.required, limit: request.limit };
         if request.source.is_none() {
             let size = capacity.size()?;
@@ -320,7 +323,11 @@ async fn open_pool(connection: &Connection, name: &str, namespace: &str) -> Resu
     match connection.pool(name, namespace).await {
         Ok(pool) => Ok(pool),
         Err(error) if error.is(libc::ENOENT) => {
-            let text = format!("pool {name} does not exist: create it, or correct the StorageClass");
+            let hint = match name.contains('/') {
+                true => "; a RADOS namespace is no part of it, but `rbd.radosNamespace` in config.json",
+                false => "",
+            };
+            let text = format!("pool {name} does not exist: create it, or correct the StorageClass{hint}");
             Err(Error::new(Kind::InvalidArgument, text).because(error))
         }
         Err(error) => Err(error.into()),

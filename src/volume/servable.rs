@@ -10,6 +10,7 @@ use crate::volume::capability::{Access, AccessMode, Capability, NO_SINGLE_WRITER
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::map_options::{MapOptions, UnmapOptions};
 use crate::volume::mount_flags;
+use crate::volume::parameters::is_fs_type;
 
 /// The file systems that a node mounts, for the error of another one.
 const KINDS: &str = "ext4, xfs, ext3 and ext2";
@@ -24,6 +25,27 @@ pub fn fs_type(capability: &Capability) -> Result<()> {
         return Ok(());
     }
     Err(unknown_type(fs_type))
+}
+
+/// Refuses a class whose `fsType` is not what the volume would get: csi-provisioner makes the
+/// capability's type of it, and another CO may not know that name.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`] with the name that every CO knows.
+pub fn fs_type_parameter(capability: &Capability, parameters: &BTreeMap<String, String>) -> Result<()> {
+    let Access::Mount { fs_type, .. } = &capability.access else { return Ok(()) };
+    let meant = parameters.iter().find(|(name, value)| is_fs_type(name) && !value.is_empty());
+    let gets = if fs_type.is_empty() { "ext4" } else { fs_type };
+    match meant {
+        Some((name, value)) if value != gets => {
+            let text = format!(
+                "parameter {name}: {value} is meant, but the volume would get {gets}; the parameter's name is \
+                 csi.storage.k8s.io/fstype"
+            );
+            Err(Error::new(Kind::InvalidArgument, text))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The refusal of a file system type, with the one that is meant where that can be told.

@@ -102,7 +102,17 @@ fn what_no_node_would_format() {
     for options in ["-m0; rm -rf /", "-d /etc", "somebody's"] {
         refused(send("", GIB, &[("mkfsOptions", options)]), Code::InvalidArgument, &["mkfsOptions"]);
     }
+    // The in-tree drivers' name of the type: csi-provisioner, unlike other COs, makes the capability's of it.
+    for (fs_type, name, value) in [("", "fsType", "xfs"), ("ext4", "fstype", "xfs"), ("xfs", "FSTYPE", "XFS")]
+    {
+        let words = [name, value, "csi.storage.k8s.io/fstype"];
+        refused(send(fs_type, GIB, &[(name, value)]), Code::InvalidArgument, &words);
+    }
     assert_eq!(bench.contents(), Vec::<String>::new());
+    for (fs_type, name, value) in [("xfs", "fsType", "xfs"), ("", "fstype", "ext4"), ("ext4", "fsType", "")] {
+        let id = send(fs_type, GIB, &[(name, value)]).unwrap();
+        bench.delete(&driver, &id).unwrap();
+    }
     for (fs_type, bytes) in [("xfs", 300 << 20), ("", 4 << 20), ("ext3", 4 << 20)] {
         let id = send(fs_type, bytes, &[("mkfsOptions", "-L name")]).unwrap();
         bench.delete(&driver, &id).unwrap();
@@ -117,6 +127,9 @@ fn a_missing_pool() {
     let request = bench.request(NAME, &[("pool", "no-such-pool")]);
     let answer = bench.send(&driver, request).map(|volume| volume.volume_id);
     refused(answer, Code::InvalidArgument, &["no-such-pool", "ENOENT"]);
+    let request = bench.request(NAME, &[("pool", "rbd/ns1")]);
+    let answer = bench.send(&driver, request).map(|volume| volume.volume_id);
+    refused(answer, Code::InvalidArgument, &["rbd/ns1", "`rbd.radosNamespace` in config.json"]);
     let request = bench.request(NAME, &[("dataPool", "no-such-data")]);
     let answer = bench.send(&driver, request).map(|volume| volume.volume_id);
     refused(answer, Code::InvalidArgument, &["no-such-data"]);

@@ -197,7 +197,7 @@ pub fn refuse_what_is_not_here_yet(handle: &str, context: &BTreeMap<String, Stri
         |name: &str, value: &str| context.get(name).is_some_and(|given| given.eq_ignore_ascii_case(value));
     let lacking = if id::is_migration(handle) || is("migration", "true") {
         "volumes of the in-tree driver"
-    } else if context.get("encrypted").is_some_and(|given| parameters::is_encrypted(given) != Some(false)) {
+    } else if context.get("encrypted").is_some_and(|given| parameters::is_true(given) != Some(false)) {
         "encryption"
     } else if is("mounter", "rbd-nbd") {
         "rbd-nbd"

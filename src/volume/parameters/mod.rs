@@ -18,7 +18,7 @@ mod names;
 pub mod snapshot;
 pub mod table;
 
-pub use names::is_encrypted;
+pub use names::{is_fs_type, is_true};
 
 /// Keys that the provisioner adds (`--extra-create-metadata`) or consumes itself.
 const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";
@@ -159,7 +159,7 @@ impl Given<'_> {
             return Ok(None);
         };
         let mut features = Features(0);
-        for name in list.split(',') {
+        for name in list.split(',').map(str::trim) {
             let known = SETTABLE.contains(&name).then(|| Features::parse(name).ok()).flatten();
             features = features | known.ok_or_else(|| invalid(format!("invalid feature {name}")))?;
         }
@@ -253,7 +253,7 @@ mod tests {
         assert!(refusal(&[("volumeNamePrefix", "")]).contains("empty volume name prefix"));
         assert!(refusal(&[("imageFeatures", "")]).contains("empty imageFeatures"));
         assert!(refusal(&[("imageFeatures", "fast-diff")]).contains("feature fast-diff requires object-map"));
-        assert!(refusal(&[("imageFeatures", "layering, deep-flatten")]).contains("invalid feature"));
+        assert!(refusal(&[("imageFeatures", "layering,")]).contains("invalid feature"));
         assert!(refusal(&[("objectSize", "5000")]).contains("is not power of 2"));
         assert!(refusal(&[("stripeUnit", "4096")]).contains("stripeCount must be specified"));
     }
@@ -271,8 +271,17 @@ mod tests {
     }
 
     #[test]
+    fn blanks_between_features_mean_nothing() {
+        let features = |list: &str| parse(&[("imageFeatures", list)]).unwrap().image(0).features;
+        let meant = features("layering,exclusive-lock");
+        assert_eq!(features("layering, exclusive-lock"), meant);
+        assert_eq!(features(" layering ,exclusive-lock\n"), meant);
+    }
+
+    #[test]
     fn what_is_switched_off_passes_and_what_is_not_here_yet_is_refused() {
         assert!(parse(&[("encrypted", "false"), ("mounter", "rbd"), ("tryOtherMounters", "false")]).is_ok());
+        assert!(parse(&[("thickProvision", "false"), ("imageFormat", "2")]).is_ok());
         for extra in [
             ("encrypted", "true"),
             ("encrypted", "1"),
@@ -280,6 +289,8 @@ mod tests {
             ("mounter", "rbd-nbd"),
             ("topologyConstrainedPools", "[{}]"),
             ("maxIops", "5"),
+            ("thickProvision", "true"),
+            ("imageFormat", "1"),
         ] {
             assert!(refusal(&[extra]).contains(extra.0), "{extra:?}");
         }

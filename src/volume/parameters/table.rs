@@ -77,7 +77,7 @@ pub const PARAMETERS: &[Parameter] = &[
     row("pool", "a pool's name", "required", Works, "the pool of images and journal"),
     row("dataPool", "a pool's name", "none", Works, "the pool of the data; an erasure-coded pool needs `allow_ec_overwrites`"),
     row("volumeNamePrefix", "text without `/`, `@` and blanks", "`csi-vol-`", Works, "what stands before the uuid in an image's name"),
-    row("imageFeatures", "comma list without blanks: `layering`, `exclusive-lock`, `object-map` (needs exclusive-lock), `fast-diff` (needs object-map), `deep-flatten`", "Ceph's own", Works, "the image's features; `journaling` needs rbd-nbd and is refused"),
+    row("imageFeatures", "comma list: `layering`, `exclusive-lock`, `object-map` (needs exclusive-lock), `fast-diff` (needs object-map), `deep-flatten`", "Ceph's own", Works, "the image's features; `journaling` needs rbd-nbd and is refused"),
     row("objectSize", "bytes: a power of two, 4096 to 33554432", "4194304", Works, "the size of the objects that an image is cut into"),
     row("stripeUnit", "bytes; divides the object size", "none", Works, "how much goes to one object before the next; needs `stripeCount`"),
     row("stripeCount", "a number", "none", Works, "over how many objects is striped; needs `stripeUnit`"),
@@ -97,8 +97,8 @@ pub const PARAMETERS: &[Parameter] = &[
     row("cephLogDir", "a folder", "–", NoEffect, "rbd-nbd's"),
     row("cephLogStrategy", "`remove`, `compress`, `preserve`", "–", NoEffect, "rbd-nbd's"),
     row("radosNamespace", "text, not empty", "–", NoEffect, "the namespace is `rbd.radosNamespace` of config.json"),
-    row("thickProvision", "`true`, `false`", "–", NoEffect, "ceph-csi dropped it; volumes are thin"),
-    row("imageFormat", "`2`", "–", NoEffect, "there is only format 2"),
+    row("thickProvision", "`false`", "`false`", NoEffect, "volumes are thin, ceph-csi's too since 3.6; `true` is refused"),
+    row("imageFormat", "`2`", "`2`", NoEffect, "there is only format 2; `1` is refused"),
 ];
 
 /// Limits of I/O, which only librbd can keep: krbd has none of its own. Zero passes.
@@ -143,6 +143,7 @@ pub const SNAPSHOT_SIDECARS: &[Parameter] = &[
 #[rustfmt::skip]
 pub const SIDECARS: &[Parameter] = &[
     row("csi.storage.k8s.io/fstype", "`ext4`, `xfs`; `ext3` and `ext2` work, too", "`ext4`", Sidecars, "the file system of a volume that is not raw block"),
+    row("fsType", "as `csi.storage.k8s.io/fstype`", "none", Sidecars, "its old name, in any case, which csi-provisioner reads, too; refused where the volume would get another type"),
     row("csi.storage.k8s.io/provisioner-secret-name", "a secret's name", "required", Sidecars, "the user who creates and deletes; with `…-namespace`"),
     row("csi.storage.k8s.io/node-stage-secret-name", "a secret's name", "required", Sidecars, "the user who maps; with `…-namespace`"),
     row("csi.storage.k8s.io/controller-publish-secret-name", "a secret's name", "none", Sidecars, "accepted at attaching, which asks Ceph nothing yet; with `…-namespace`"),
