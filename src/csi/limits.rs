@@ -14,6 +14,10 @@ use crate::volume::error::{Error, Kind, Result};
 const STRING: usize = 128;
 /// The most that a map's keys and values, or a list's strings, have together, in bytes.
 const COLLECTION: usize = 4096;
+/// The most that a volume's context has, in bytes: Kubernetes' limit for the parameters of a class, of
+/// which ceph-csi made contexts, topology and all, without looking at CSI's limit. They stand in
+/// PersistentVolumes that cannot be changed.
+const CONTEXT: usize = 256 << 10;
 /// Linux' PATH_MAX without the terminating zero.
 const PATH: usize = libc::PATH_MAX as usize - 1;
 
@@ -64,6 +68,15 @@ pub(super) fn name(field: &str, value: String) -> Result<String> {
 pub(super) fn map(field: &str, value: BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
     let size = value.iter().map(|(key, value)| key.len() + value.len()).sum();
     collection(field, size).map(|()| value)
+}
+
+/// The context of a volume that exists, which may be longer than CSI has it (see [`CONTEXT`]).
+pub(super) fn context(field: &str, value: BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+    let size: usize = value.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if size <= CONTEXT {
+        return Ok(value);
+    }
+    Err(invalid(format!("{field} has {size} bytes in total; no volume's has more than {CONTEXT}")))
 }
 
 /// A list of strings of at most 4 KiB together.
@@ -131,6 +144,14 @@ mod tests {
         assert!(
             list("l", vec!["x".repeat(2048); 2]).is_ok() && list("l", vec!["x".repeat(2049); 2]).is_err()
         );
+    }
+
+    #[test]
+    fn the_context_of_a_volume_of_ceph_csi_may_be_longer() {
+        let of = |size: usize| BTreeMap::from([("k".to_owned(), "v".repeat(size - 1))]);
+        assert!(context("c", of(4097)).is_ok() && context("c", of(256 << 10)).is_ok());
+        let error = context("c", of((256 << 10) + 1)).unwrap_err();
+        assert_eq!(error.to_string(), "c has 262145 bytes in total; no volume's has more than 262144");
     }
 
     #[test]

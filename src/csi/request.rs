@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::capability::{capabilities, capability};
-use super::limits::{bytes, invalid, map, name, path, present, required};
+use super::limits::{bytes, context, invalid, map, name, path, present, required};
 use super::proto;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::journal::Origin;
@@ -111,7 +111,7 @@ pub(super) fn validate(request: proto::ValidateVolumeCapabilitiesRequest) -> Res
     map("mutable_parameters", request.mutable_parameters)?;
     Ok(ValidateRequest {
         volume_id: volume_id(request.volume_id)?,
-        context: map("volume_context", request.volume_context)?,
+        context: context("volume_context", request.volume_context)?,
         capabilities: capabilities("volume_capabilities", request.volume_capabilities)?,
         parameters: map("parameters", request.parameters)?,
         secrets: secrets(request.secrets)?,
@@ -126,7 +126,7 @@ pub(super) fn attach(request: proto::ControllerPublishVolumeRequest) -> Result<A
         volume_id: volume_id(request.volume_id)?,
         node: required("node_id", request.node_id)?,
         capability: capability("volume_capability", request.volume_capability)?,
-        context: map("volume_context", request.volume_context)?,
+        context: context("volume_context", request.volume_context)?,
     })
 }
 
@@ -143,7 +143,7 @@ pub(super) fn stage(request: proto::NodeStageVolumeRequest) -> Result<StageReque
         staging_path: path("staging_target_path", request.staging_target_path)?,
         capability: capability("volume_capability", request.volume_capability)?,
         secrets: secrets(request.secrets)?,
-        context: map("volume_context", request.volume_context)?,
+        context: context("volume_context", request.volume_context)?,
         publish_context: map("publish_context", request.publish_context)?,
     })
 }
@@ -166,7 +166,7 @@ pub(super) fn publish(request: proto::NodePublishVolumeRequest) -> Result<Publis
         target_path: path("target_path", request.target_path)?,
         capability: capability("volume_capability", request.volume_capability)?,
         read_only: request.readonly,
-        context: map("volume_context", request.volume_context)?,
+        context: context("volume_context", request.volume_context)?,
     })
 }
 

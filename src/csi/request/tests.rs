@@ -230,12 +230,29 @@ fn attaching_needs_a_volume_a_node_and_a_capability() {
         (ControllerPublishVolumeRequest { volume_id: String::new(), ..attachment() }, "volume_id is missing"),
         (ControllerPublishVolumeRequest { node_id: String::new(), ..attachment() }, "node_id is missing"),
         (ControllerPublishVolumeRequest { volume_capability: None, ..attachment() }, "volume_capability is"),
-        (ControllerPublishVolumeRequest { volume_context: big(), ..attachment() }, "volume_context has"),
         (ControllerPublishVolumeRequest { secrets: big(), ..attachment() }, "secrets has"),
     ] {
         let text = refused(attach(request));
         assert!(text.starts_with(expected), "{text}");
     }
+}
+
+#[test]
+fn the_context_of_a_volume_that_exists_may_be_longer_than_csi_has_it() {
+    let volume_context = big();
+    let asked = proto::ValidateVolumeCapabilitiesRequest {
+        volume_id: "v".into(),
+        volume_capabilities: vec![block()],
+        volume_context: volume_context.clone(),
+        ..Default::default()
+    };
+    assert!(validate(asked).is_ok());
+    let volume_context = || volume_context.clone();
+    assert!(
+        attach(ControllerPublishVolumeRequest { volume_context: volume_context(), ..attachment() }).is_ok()
+    );
+    assert!(stage(NodeStageVolumeRequest { volume_context: volume_context(), ..staging() }).is_ok());
+    assert!(publish(NodePublishVolumeRequest { volume_context: volume_context(), ..publication() }).is_ok());
 }
 
 #[test]
