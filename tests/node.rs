@@ -78,6 +78,7 @@ runs_inside!(
     identity::a_read_only_volume_is_published_again,
     refusals::calls_in_the_wrong_order,
     refusals::what_is_never_staged,
+    refusals::a_volume_of_some_service_accounts,
     refusals::what_is_not_the_volumes_is_not_touched,
     refusals::who_uses_it_is_named,
     restored::restored_volumes_are_as_large_as_their_image_and_live_beside_their_source,

@@ -158,7 +158,7 @@ pub(super) fn unstage(request: proto::NodeUnstageVolumeRequest) -> Result<Unstag
 
 /// NodePublishVolume.
 pub(super) fn publish(request: proto::NodePublishVolumeRequest) -> Result<PublishRequest> {
-    map("publish_context", request.publish_context)?;
+    let mut attached = map("publish_context", request.publish_context)?;
     secrets(request.secrets)?;
     Ok(PublishRequest {
         volume_id: volume_id(request.volume_id)?,
@@ -167,6 +167,7 @@ pub(super) fn publish(request: proto::NodePublishVolumeRequest) -> Result<Publis
         capability: capability("volume_capability", request.volume_capability)?,
         read_only: request.readonly,
         context: context("volume_context", request.volume_context)?,
+        service_accounts: attached.remove("serviceAccount").unwrap_or_default(),
     })
 }
 

@@ -139,6 +139,7 @@ impl Node {
             target: staged::path("target_path", &request.target_path)?,
             capability: request.capability,
             read_only: request.read_only,
+            service_accounts: request.service_accounts,
         };
         let operation = Request {
             key: request.volume_id,

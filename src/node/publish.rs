@@ -9,7 +9,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::host::krbd::Mapping;
+use crate::host::krbd::{self, Mapping};
 use crate::host::place::Kind as PlaceKind;
 use crate::host::thread::on_thread;
 use crate::host::{bind, place, step};
@@ -18,6 +18,7 @@ use crate::node::stash;
 use crate::node::unstage;
 use crate::volume::capability::{Access, AccessMode, Capability};
 use crate::volume::error::{Error, Kind, Result};
+use crate::volume::image::resolve::restricted;
 use crate::volume::operation::Progress;
 
 /// A volume to be shown at a pod's path.
@@ -31,6 +32,8 @@ pub struct Publication {
     pub capability: Capability,
     /// Whether the pod may only read.
     pub read_only: bool,
+    /// The service accounts whose pods alone may have it; empty for all.
+    pub service_accounts: String,
 }
 
 /// Shows the staged volume at the target. Steps:
@@ -40,8 +43,8 @@ pub struct Publication {
 /// 4. The target is made. 5. The bind mount.
 ///
 /// # Errors
-/// [`Kind::Precondition`] when the volume is not staged or already published where its
-/// mode allows one place; [`Kind::AlreadyExists`] when the target shows something else.
+/// [`Kind::Precondition`] when the volume is not staged, is restricted to some service accounts, or
+/// already published where its mode allows one place; [`Kind::AlreadyExists`] when the target shows something else.
 pub async fn publish(publication: &Publication, progress: &Progress) -> Result<()> {
     let (staging, target) = (&publication.staging, &publication.target);
     // 1.
@@ -69,6 +72,10 @@ pub async fn publish(publication: &Publication, progress: &Progress) -> Result<(
     // 2.
     if let Some(found) = staged::at(target).await? {
         return compare(&found, &staged, read_only, target);
+    }
+    if !publication.service_accounts.is_empty() {
+        let image = krbd::spec(&mapping.pool, &mapping.namespace, &mapping.image);
+        return Err(restricted(&staging.volume_id, &publication.service_accounts, &image));
     }
     // 3.
     check_second_target(publication, &mapping).await?;

@@ -31,7 +31,7 @@ use crate::node::unstage;
 use crate::volume::capability::{Access, AccessMode, Capability};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::VolumeId;
-use crate::volume::image::resolve::{Resolved, Resolver};
+use crate::volume::image::resolve::{RESTRICTED, Resolved, Resolver};
 use crate::volume::map_options::{MapOptions, UnmapOptions};
 use crate::volume::mount_flags;
 use crate::volume::operation::Progress;
@@ -204,8 +204,9 @@ impl Staging {
     async fn build(&self, old: Option<Stash>, progress: &Progress) -> Result<()> {
         // 1.
         progress.step(format!("looking up volume {}", self.place.volume_id));
-        let resolved =
-            self.resolver.resolve(&self.place.volume_id, &self.context, &self.secrets, &[]).await?;
+        let (volume, context) = (&self.place.volume_id, &self.context);
+        let resolved = self.resolver.resolve(volume, context, &self.secrets, &[RESTRICTED]).await?;
+        resolved.refuse_restricted(volume)?;
         unstage::refuse_content(&self.place.entry).await?;
         // 2.
         let unmap = UnmapOptions::parse(self.parameter("unmapOptions"))?;

@@ -179,6 +179,9 @@ pub struct PublishRequest {
     pub read_only: bool,
     /// The context that CreateVolume answered, or a static PV's attributes.
     pub context: BTreeMap<String, String>,
+    /// The service accounts whose pods alone may have it, as ceph-csi's ControllerPublishVolume
+    /// answered; empty for all.
+    pub service_accounts: String,
 }
 
 /// NodeUnpublishVolume.

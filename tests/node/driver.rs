@@ -172,6 +172,18 @@ impl Driver {
         capability: &Capability,
         read_only: bool,
     ) -> Result<()> {
+        self.publish_to(volume, target, capability, read_only, "")
+    }
+
+    /// As for a volume that ceph-csi has attached for these service accounts.
+    pub fn publish_to(
+        &self,
+        volume: &Volume,
+        target: &Path,
+        capability: &Capability,
+        read_only: bool,
+        service_accounts: &str,
+    ) -> Result<()> {
         let request = PublishRequest {
             volume_id: volume.id.clone(),
             staging_path: Some(volume.staging.clone()),
@@ -179,6 +191,7 @@ impl Driver {
             capability: capability.clone(),
             read_only,
             context: volume.context.clone(),
+            service_accounts: service_accounts.to_owned(),
         };
         self.runtime.block_on(self.node.publish(request, deadline(30)))
     }
@@ -224,6 +237,14 @@ impl Driver {
             let id = self.pool().image_id(&volume.image).await.unwrap().unwrap();
             let write = WriteOp::new().omap_set([("size", bytes.to_le_bytes())]);
             self.pool().write("test", &id.header_object(), write).await.unwrap();
+        });
+    }
+
+    /// Sets a key of the image's metadata.
+    pub fn set_metadata(&self, volume: &Volume, key: &str, value: &str) {
+        self.runtime.block_on(async {
+            let id = self.pool().image_id(&volume.image).await.unwrap().unwrap();
+            self.pool().set_metadata(&id, &[(key.to_owned(), value.to_owned())]).await.unwrap();
         });
     }
 

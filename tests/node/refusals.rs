@@ -104,6 +104,37 @@ fn what_is_never_staged() {
     volume.is_gone();
 }
 
+/// ceph-csi 3.17 gives a volume to the pods of some service accounts only, by its image's metadata.
+#[test]
+#[ignore = "runs inside a node"]
+fn a_volume_of_some_service_accounts() {
+    const KEY: &str = ".rbd.csi.ceph.com/serviceaccount";
+    let driver = Driver::start();
+    let (volume, capability) = (driver.create(32), file_system("ext4"));
+    let remove = format!("rbd image-meta remove rbd/{} {KEY}", volume.image);
+    driver.set_metadata(&volume, KEY, "worker,other");
+    refused(driver.stage(&volume, &capability), Kind::Precondition, &["worker,other", &remove]);
+    volume.is_gone();
+    driver.set_metadata(&volume, KEY, "");
+    driver.stage(&volume, &capability).unwrap();
+    // One that was staged and published before the driver took over is known by its attachment.
+    let (one, other) = (volume.target("one"), volume.target("other"));
+    driver.publish(&volume, &one, &capability, false).unwrap();
+    driver.publish_to(&volume, &one, &capability, false, "worker").unwrap();
+    let refusal = driver.publish_to(&volume, &other, &capability, false, "worker");
+    refused(refusal, Kind::Precondition, &["service accounts worker", &remove]);
+    assert!(!other.exists());
+    driver.unpublish(&volume, &one).unwrap();
+    driver.unstage(&volume).unwrap();
+    // Of a static volume, ceph-csi does not look either.
+    driver.set_metadata(&volume, KEY, "worker");
+    let mut fixed = driver.named(&volume.image, &volume.image);
+    fixed.context.insert("staticVolume".into(), "true".into());
+    driver.stage(&fixed, &capability).unwrap();
+    driver.unstage(&fixed).unwrap();
+    fixed.is_gone();
+}
+
 #[test]
 #[ignore = "runs inside a node"]
 fn what_is_not_the_volumes_is_not_touched() {

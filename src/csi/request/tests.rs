@@ -256,6 +256,14 @@ fn the_context_of_a_volume_that_exists_may_be_longer_than_csi_has_it() {
 }
 
 #[test]
+fn what_ceph_csi_has_attached_for_some_service_accounts_is_published_as_such() {
+    let publish_context = BTreeMap::from([("serviceAccount".into(), "a,b".into())]);
+    let request = NodePublishVolumeRequest { publish_context, ..publication() };
+    assert_eq!(publish(request).unwrap().service_accounts, "a,b");
+    assert_eq!(publish(publication()).unwrap().service_accounts, "");
+}
+
+#[test]
 fn detaching_needs_a_volume_alone() {
     let of = |volume_id: &str| {
         detach(proto::ControllerUnpublishVolumeRequest {

@@ -209,6 +209,35 @@ pub fn refuse_what_is_not_here_yet(handle: &str, context: &BTreeMap<String, Stri
     Err(Error::new(Kind::Precondition, text))
 }
 
+/// The image metadata that restricts a volume to some service accounts' pods (ceph-csi 3.17).
+pub const RESTRICTED: &str = ".rbd.csi.ceph.com/serviceaccount";
+
+impl Resolved {
+    /// Refuses a volume whose image was found with [`RESTRICTED`] on it, but for a static one, where
+    /// ceph-csi, too, does not look.
+    ///
+    /// # Errors
+    /// [`Kind::Precondition`], with the way to end the restriction.
+    pub fn refuse_restricted(&self, handle: &str) -> Result<()> {
+        match self.header.metadata.get(RESTRICTED) {
+            Some(accounts) if !accounts.is_empty() && !self.is_static => {
+                Err(restricted(handle, accounts, &self.pool.describe(&self.image)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The refusal of a volume that is restricted to these service accounts.
+pub fn restricted(handle: &str, accounts: &str, image: &str) -> Error {
+    let text = format!(
+        "volume {handle} is restricted to pods of the service accounts {accounts}, which this version of the driver \
+         does not serve; nothing was changed. `rbd image-meta remove {image} {RESTRICTED}` ends the restriction, \
+         from the next time on that the volume is attached"
+    );
+    Error::new(Kind::Precondition, text)
+}
+
 /// Whether a PV with this context was written by hand: its handle is an image's name. Said
 /// in any of Go's spellings, as ceph-csi takes it; another word is no yes.
 pub fn is_static(context: &BTreeMap<String, String>) -> bool {
