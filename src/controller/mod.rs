@@ -33,6 +33,7 @@ use crate::volume::journal::{Collection, Entry, Journal, Origin};
 use crate::volume::operation::{Deadline, Operations, Progress, Request};
 use crate::volume::parameters::Parameters;
 use crate::volume::request::{CreateRequest, ValidateRequest, Volume};
+pub use crate::volume::rights::with_rights;
 use crate::volume::servable;
 use crate::volume::size::CapacityRange;
 use create::{Means, Wanted};
@@ -308,15 +309,6 @@ impl Controller {
         self.purger.resume(&journal, reach);
         journal
     }
-}
-
-/// What the user may not do in the pool, with the rights that it lacks.
-pub fn with_rights(error: Error, user: &str, pool: &str) -> Error {
-    if error.kind != Kind::Denied {
-        return error;
-    }
-    let caps = format!("\"profile rbd pool={pool}\"");
-    error.while_doing(format!("client.{user} may not write to pool {pool}; does it have osd caps {caps}?"))
 }
 
 async fn open_pool(connection: &Connection, name: &str, namespace: &str) -> Result<Pool> {

@@ -11,6 +11,7 @@ pub mod map_options;
 pub mod mount_flags;
 pub mod parameters;
 pub mod request;
+pub mod rights;
 pub mod secrets;
 pub mod servable;
 pub mod size;

@@ -49,14 +49,24 @@ fn paused(settings: &str) {
     bench.delete(&driver, &bench.nothing()).unwrap();
     let pause = bench.cluster().pause();
     let since = Instant::now();
-    check(&bench.create_within(&driver, NAME, DEADLINE), since, "in pool rbd");
+    let answer = bench.create_within(&driver, NAME, DEADLINE);
+    check(&answer, since, "in pool rbd");
+    // Since Ceph 18 that is how a user fares who has no OSD capabilities.
+    let told =
+        answer.unwrap_err().message().contains("does client.admin have osd caps \"profile rbd pool=rbd\"?");
+    assert_eq!(told, !settings.is_empty(), "where Ceph's own time-out ended it");
     drop(pause);
     let id = until_ok(|| bench.create(&driver, NAME));
     assert_eq!(bench.images().len(), 1);
 
     let pause = bench.cluster().pause();
     let since = Instant::now();
-    check(&validate(&bench, &driver, &id), since, &id[id.len() - 36..]);
+    let answer = validate(&bench, &driver, &id);
+    check(&answer, since, &id[id.len() - 36..]);
+    assert_eq!(
+        answer.unwrap_err().message().contains("does client.admin have osd caps"),
+        !settings.is_empty()
+    );
     drop(pause);
     until_ok(|| validate(&bench, &driver, &id));
 

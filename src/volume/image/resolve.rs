@@ -13,6 +13,7 @@ use crate::volume::id::{self, VolumeId};
 use crate::volume::journal::{Collection, Entry, Journal};
 use crate::volume::parameters;
 use crate::volume::request::Secrets;
+use crate::volume::rights::with_rights;
 
 /// What is needed to reach a volume's cluster.
 #[derive(Clone)]
@@ -95,16 +96,19 @@ impl Resolver {
             .pool_by_id(id.pool_id, &cluster.rados_namespace)
             .await?
             .ok_or_else(|| absent(handle))?;
-        let entry = self.entry(&pool, &id, context).await?.ok_or_else(|| absent(handle))?;
-        let image = entry
-            .image_name
-            .clone()
-            .or_else(|| context.get("imageName").cloned())
-            .unwrap_or_else(|| Collection::Volumes.default_image(id.uuid));
-        let (image_id, header) = find_image(&pool, &image, entry.image_id.clone(), metadata)
-            .await?
-            .ok_or_else(|| absent(handle))?;
-        let entry = Some(entry);
+        let looking = async {
+            let entry = self.entry(&pool, &id, context).await?.ok_or_else(|| absent(handle))?;
+            let image = entry
+                .image_name
+                .clone()
+                .or_else(|| context.get("imageName").cloned())
+                .unwrap_or_else(|| Collection::Volumes.default_image(id.uuid));
+            let found = find_image(&pool, &image, entry.image_id.clone(), metadata).await?;
+            let (image_id, header) = found.ok_or_else(|| absent(handle))?;
+            Ok((Some(entry), image, image_id, header))
+        };
+        let found = looking.await.map_err(|error| with_rights(error, credentials.user(), pool.name()));
+        let (entry, image, image_id, header) = found?;
         Ok(Resolved { cluster, credentials, entry, pool, image, image_id, header, is_static: false })
     }
 
@@ -154,8 +158,9 @@ impl Resolver {
             Err(error) if error.is(libc::ENOENT) => return Err(absent(handle).because(error)),
             Err(error) => return Err(error.into()),
         };
-        let (image_id, header) =
-            find_image(&pool, handle, None, metadata).await?.ok_or_else(|| absent(handle))?;
+        let found = find_image(&pool, handle, None, metadata).await;
+        let found = found.map_err(|error| with_rights(error, credentials.user(), pool.name()))?;
+        let (image_id, header) = found.ok_or_else(|| absent(handle))?;
         Ok(Resolved {
             cluster,
             credentials,
@@ -259,16 +264,21 @@ fn connecting(cluster: &ClusterEntry, credentials: &Credentials, error: crate::c
             let text = format!("{failed}: ceph.conf cannot be used; put it right in its config map");
             Error::new(Kind::Precondition, text).because(error)
         }
-        libc::EACCES => Error::from(error)
-            .while_doing(format!("{failed}; does it exist, with this key and mon caps \"profile rbd\"?")),
+        // librados 20 tells a wrong key by EOPNOTSUPP.
+        libc::EACCES | libc::EOPNOTSUPP => Error::new(
+            Kind::Unauthenticated,
+            format!("{failed}; does it exist, with this key and mon caps \"profile rbd\"?"),
+        )
+        .because(error),
         // librados: the key is no base64, or a monitor's address is none (rados_connect).
         libc::EINVAL => Error::new(
             Kind::Unauthenticated,
             format!("{failed}; is userKey a cephx key, and {monitors} addresses of monitors?"),
         )
         .because(error),
-        libc::ETIMEDOUT => Error::from(error)
-            .while_doing(format!("{failed}; does a monitor of {monitors} answer from here?")),
+        libc::ETIMEDOUT => Error::from(error).while_doing(format!(
+            "{failed}; does a monitor of {monitors} answer from here, and is the key right?"
+        )),
         _ => Error::from(error).while_doing(failed),
     }
 }
@@ -276,6 +286,27 @@ fn connecting(cluster: &ClusterEntry, credentials: &Credentials, error: crate::c
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
+
+    #[test]
+    fn what_a_connect_ends_with_is_told_by_what_has_to_be_put_right() {
+        let told = |errno| {
+            let cluster =
+                ClusterEntry { cluster_id: "c".into(), monitors: vec!["m".into()], ..Default::default() };
+            let credentials = Credentials { user: "u".into(), key: Secret::new("k".into()) };
+            connecting(&cluster, &credentials, crate::ceph::CephError::new("rados_connect", "m", errno))
+        };
+        for (errno, kind, words) in [
+            (libc::EACCES, Kind::Unauthenticated, "does it exist, with this key"),
+            // As librados 20.2 answers; the lab's is older.
+            (libc::EOPNOTSUPP, Kind::Unauthenticated, "does it exist, with this key"),
+            (libc::EINVAL, Kind::Unauthenticated, "is userKey a cephx key"),
+            (libc::ETIMEDOUT, Kind::Timeout, "does a monitor of m answer from here"),
+        ] {
+            let error = told(errno);
+            assert!(error.kind == kind && error.to_string().contains(words), "{error}");
+        }
+    }
 
     fn refusal(encrypted: &str) -> Option<Error> {
         let context = BTreeMap::from([("encrypted".to_owned(), encrypted.to_owned())]);
