@@ -29,6 +29,8 @@ mod module;
 mod refusals;
 #[path = "node/restored.rs"]
 mod restored;
+#[path = "node/shutdown.rs"]
+mod shutdown;
 #[path = "node/takeover.rs"]
 mod takeover;
 
@@ -85,6 +87,8 @@ runs_inside!(
     restored::what_grew_when_it_was_staged_can_be_snapshotted_at_once,
     restored::what_was_snapshotted_before_its_first_pod_is_formatted_at_its_own,
     restored::a_volume_is_flattened_under_its_writer,
+    shutdown::systemd_is_told_what_needs_the_network,
+    shutdown::a_node_without_the_table_or_with_its_lock_held_stages,
     takeover::what_ceph_csi_staged_is_taken_over,
     takeover::a_lost_stash_is_found_again,
     takeover::static_volumes_are_staged_and_never_formatted,

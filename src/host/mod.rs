@@ -30,6 +30,7 @@ pub mod rbd_program;
 pub mod replay;
 pub mod superblock;
 pub mod thread;
+pub mod utab;
 
 mod error;
 mod helper;

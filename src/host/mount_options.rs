@@ -5,7 +5,8 @@
 //! user may set is the domain's decision.
 //!
 //! What a reader gets wrong: mount(2) knows nothing of `_netdev`, `nofail` or `x-…`; they
-//! are for init systems, and a file system would refuse them.
+//! are for init systems, and a file system would refuse them. `_netdev` is what every mount of
+//! ours is noted with, asked for or not ([`super::utab`]).
 
 /// Flags and data for mount(2).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -113,7 +113,7 @@ fn text(field: &[u8]) -> String {
 }
 
 /// The kernel writes blank, tab, line end and backslash as `\` and three octal digits.
-fn path(field: &[u8]) -> PathBuf {
+pub(super) fn path(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, behind)) = rest.split_first() {

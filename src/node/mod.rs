@@ -25,6 +25,7 @@ pub mod unstage;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::host::utab;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::resolve::Resolver;
 use crate::volume::operation::{Deadline, Operations, Request};
@@ -97,7 +98,11 @@ impl Node {
             node: self.options.node_id.clone(),
             scratch: self.options.scratch.clone(),
         };
-        let work = move |progress| async move { stage::stage(&staging, &progress).await };
+        let work = move |progress| async move {
+            stage::stage(&staging, &progress).await?;
+            utab::add(&staging.place.entry).await;
+            Ok(())
+        };
         self.operations.run(operation, work).await
     }
 
@@ -147,7 +152,11 @@ impl Node {
             fingerprint: format!("{publication:?}"),
             deadline,
         };
-        let work = move |progress| async move { publish::publish(&publication, &progress).await };
+        let work = move |progress| async move {
+            publish::publish(&publication, &progress).await?;
+            utab::add(&publication.target).await;
+            Ok(())
+        };
         self.operations.run(operation, work).await
     }
 

@@ -11,7 +11,7 @@ use crate::config::ConfigFiles;
 use crate::host::device::Device;
 use crate::host::krbd::{self, Mapping};
 use crate::host::thread::on_thread;
-use crate::host::{HostError, holders, mount, place, step_on_thread};
+use crate::host::{HostError, holders, mount, place, step_on_thread, utab};
 use crate::node::mapping::Mapper;
 use crate::node::mapping::on_node::{self, ImageKey};
 use crate::node::mapping::other_cluster;
@@ -220,11 +220,17 @@ async fn refuse_published(mapping: &Mapping, place: &StagingPath) -> Result<()> 
     Err(Error::new(Kind::InUse, text))
 }
 
-/// Unmounts everything at the path.
+/// Unmounts everything at the path, and takes back what systemd was told of it.
 ///
 /// # Errors
 /// [`Kind::InUse`] with the processes that use it.
 pub async fn unmount(path: &Path, progress: &Progress) -> Result<()> {
+    unmount_all(path, progress).await?;
+    utab::remove(path).await;
+    Ok(())
+}
+
+async fn unmount_all(path: &Path, progress: &Progress) -> Result<()> {
     let Some(occupant) = staged::at(path).await? else { return Ok(()) };
     progress.step(format!("unmounting {} from {}", occupant.describe(), path.display()));
     let again = tokio::time::Instant::now() + progress.deadline.left_at_most(BUSY_FOR);
