@@ -34,6 +34,13 @@ fn maps_and_unmaps_in_process() {
 }
 
 #[test]
+fn what_is_read_of_a_device_is_all_of_that_device() {
+    image("before");
+    image("behind");
+    inside("what_is_read_of_a_device_is_all_of_that_device");
+}
+
+#[test]
 fn maps_and_unmaps_by_the_program() {
     image("by-program");
     inside("maps_and_unmaps_by_the_program");
@@ -148,6 +155,21 @@ mod inside {
         let mapping = map(&reader).unwrap();
         assert!(mapping.read_only, "the driver's ro wins over an option of the user");
         krbd::unmap(&mapping, false).unwrap();
+    }
+
+    /// The kernel gives a number that is free to the next image.
+    #[test]
+    #[ignore = "runs inside a node"]
+    fn what_is_read_of_a_device_is_all_of_that_device() {
+        let before = map(&request("before")).unwrap();
+        let entry = krbd::Entry::open(before.number).unwrap().unwrap();
+        assert_eq!(entry.mapping().unwrap(), Some(before.clone()));
+        krbd::unmap(&before, false).unwrap();
+        let behind = map(&request("behind")).unwrap();
+        assert_eq!(behind.number, before.number);
+        assert_eq!(entry.mapping().unwrap(), None);
+        assert!(krbd::mappings().unwrap().contains(&behind));
+        krbd::unmap(&behind, false).unwrap();
     }
 
     #[test]

@@ -8,10 +8,13 @@
 //! second map of an image makes a second device. Writing the map line may take as long
 //! as `mount_timeout`, and under one lock for all maps of the machine.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 
 use super::error::{HostError, Result};
 use super::step::step;
@@ -92,13 +95,7 @@ pub fn mappings() -> Result<Vec<Mapping>> {
     for entry in entries {
         let entry = entry.map_err(|error| failed(&error))?;
         let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        match read_mapping(&entry.path(), number) {
-            Ok(mapping) => found.push(mapping),
-            Err(error) if is_gone(&error) => {}
-            Err(error) => {
-                return Err(HostError::io("read mapping", entry.path().display().to_string(), &error));
-            }
-        }
+        found.extend(Entry::open(number)?.map(|entry| entry.mapping()).transpose()?.flatten());
     }
     found.sort_by_key(|mapping| mapping.number);
     Ok(found)
@@ -108,28 +105,72 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO))
 }
 
-fn read_mapping(folder: &Path, number: u32) -> io::Result<Mapping> {
-    let read = |name: &str| fs::read_to_string(folder.join(name)).map(|text| text.trim_end().to_owned());
-    let bad = |name: &str| io::Error::other(format!("{name} is not as the kernel documents it"));
-    let snapshot = read("current_snap")?;
-    let read_only = fs::read_to_string(format!("/sys/block/rbd{number}/ro"))?;
-    Ok(Mapping {
-        number,
-        pool: read("pool")?,
-        pool_id: read("pool_id")?.parse().map_err(|_| bad("pool_id"))?,
-        namespace: read("pool_ns")?,
-        image: read("name")?,
-        image_id: read("image_id")?,
-        snapshot: (snapshot != "-").then_some(snapshot),
-        cluster_fsid: read("cluster_fsid")?,
-        client_address: read("client_addr")?,
-        client_id: read("client_id")?
-            .strip_prefix("client")
-            .and_then(|id| id.parse().ok())
-            .ok_or_else(|| bad("client_id"))?,
-        size: read("size")?.parse().map_err(|_| bad("size"))?,
-        read_only: read_only.trim() != "0",
-    })
+/// A device's folder in sysfs, opened once. What is read in it is all of one device, and ends with
+/// that: its number may be another image's a moment later, and the path would lead there.
+#[derive(Debug)]
+pub struct Entry {
+    number: u32,
+    folder: File,
+}
+
+impl Entry {
+    /// Of the device with that number; `None` when there is none.
+    ///
+    /// # Errors
+    /// sysfs cannot be read.
+    pub fn open(number: u32) -> Result<Option<Self>> {
+        match File::open(format!("{BUS}/devices/{number}")) {
+            Ok(folder) => Ok(Some(Self { number, folder })),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(Self::failed(number, &error)),
+        }
+    }
+
+    /// What the device maps; `None` when it has been unmapped since.
+    ///
+    /// # Errors
+    /// sysfs cannot be read or understood.
+    pub fn mapping(&self) -> Result<Option<Mapping>> {
+        match self.read_all() {
+            Ok(mapping) => Ok(Some(mapping)),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(Self::failed(self.number, &error)),
+        }
+    }
+
+    fn failed(number: u32, error: &io::Error) -> HostError {
+        HostError::io("read mapping", format!("{BUS}/devices/{number}"), error)
+    }
+
+    fn read(&self, name: &str) -> io::Result<String> {
+        let file = openat(&self.folder, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(io::read_to_string(File::from(file))?.trim_end().to_owned())
+    }
+
+    fn read_all(&self) -> io::Result<Mapping> {
+        let bad = |name: &str| io::Error::other(format!("{name} is not as the kernel documents it"));
+        // In another folder, so it comes first: as long as this one is there, the number is its own.
+        let read_only = fs::read_to_string(format!("/sys/block/rbd{}/ro", self.number))?;
+        let snapshot = self.read("current_snap")?;
+        Ok(Mapping {
+            number: self.number,
+            pool: self.read("pool")?,
+            pool_id: self.read("pool_id")?.parse().map_err(|_| bad("pool_id"))?,
+            namespace: self.read("pool_ns")?,
+            image: self.read("name")?,
+            image_id: self.read("image_id")?,
+            snapshot: (snapshot != "-").then_some(snapshot),
+            cluster_fsid: self.read("cluster_fsid")?,
+            client_address: self.read("client_addr")?,
+            client_id: self
+                .read("client_id")?
+                .strip_prefix("client")
+                .and_then(|id| id.parse().ok())
+                .ok_or_else(|| bad("client_id"))?,
+            size: self.read("size")?.parse().map_err(|_| bad("size"))?,
+            read_only: read_only.trim() != "0",
+        })
+    }
 }
 
 /// The mappings of images of that name, on whichever cluster.
@@ -204,7 +245,7 @@ pub fn refresh(mapping: &Mapping) -> Result<()> {
     let device = mapping.device().display().to_string();
     let file = format!("{BUS}/devices/{}/refresh", mapping.number);
     require(mapping, OP)?;
-    let written = fs::File::options().write(true).open(file).and_then(|mut file| file.write_all(b"1"));
+    let written = File::options().write(true).open(file).and_then(|mut file| file.write_all(b"1"));
     written.map_err(|error| HostError::io(OP, device, &error))
 }
 
@@ -242,8 +283,7 @@ pub fn unmap(mapping: &Mapping, force: bool) -> Result<()> {
 fn write_bus(op: &'static str, object: &str, file: &str, line: &str) -> Result<()> {
     let shared = PathBuf::from(format!("{BUS}/{file}_single_major"));
     let path = if shared.exists() { shared } else { PathBuf::from(format!("{BUS}/{file}")) };
-    let outcome =
-        fs::File::options().write(true).open(&path).and_then(|mut bus| bus.write_all(line.as_bytes()));
+    let outcome = File::options().write(true).open(&path).and_then(|mut bus| bus.write_all(line.as_bytes()));
     outcome.map_err(|error| {
         let failed = HostError::io(op, object, &error);
         if path.exists() { failed } else { failed.with("the kernel has no rbd module") }
