@@ -50,7 +50,7 @@ pub async fn written_by(
         return Err(fail(&std::io::Error::from_raw_os_error(libc::EOPNOTSUPP))
             .with("its file system has no holes (SEEK_DATA); the scratch folder must be on one that has"));
     }
-    let mut all = with_layout(kind, arguments, &layout);
+    let mut all = with_layout(kind, arguments, layout);
     all.push("/proc/self/fd/0".to_owned());
     let file = Arc::new(file);
     let mut plan = Command::new(kind.mkfs(), "a sparse file of the device's size", all);
@@ -84,13 +84,23 @@ fn unnamed(options: &mut OpenOptions, folder: &Path) -> std::io::Result<File> {
     Ok(file)
 }
 
-/// The stripe that mkfs would take from the device, in bytes: unit and width.
+/// The stripe that mkfs takes from the device, in blocks of the file system.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    unit: u64,
+    width: u64,
+    block: u64,
+}
+
+/// The stripe that mkfs would take from the device.
 /// It is asked itself (`-n`, `-N`: nothing is written), since each of its
 /// versions has its own idea of which io sizes count.
-async fn layout_on(kind: FsKind, arguments: &[String], device: &Path) -> Result<Option<(u64, u64)>> {
+async fn layout_on(kind: FsKind, arguments: &[String], device: &Path) -> Result<Option<Layout>> {
     let mut all: Vec<OsString> = arguments.iter().map(OsString::from).collect();
     // Forced, since the device may carry what an interrupted mkfs left.
-    all.extend(if kind.is_ext() { ["-n", "-F"] } else { ["-N", "-f"] }.map(OsString::from));
+    // mke2fs tells the stripe only when it is to be verbose.
+    let dry: &[&str] = if kind.is_ext() { &["-n", "-v", "-F"] } else { &["-N", "-f"] };
+    all.extend(dry.iter().map(OsString::from));
     all.push(device.into());
     let plan = Command::new(kind.mkfs(), device.display().to_string(), all);
     let text = command::run(plan, LONGEST).await?.success()?.text();
@@ -102,7 +112,7 @@ async fn layout_on(kind: FsKind, arguments: &[String], device: &Path) -> Result<
     let number = |name| number_after(&text, name);
     Ok(match (number(unit), number(width), number(block)) {
         (Some(unit), Some(width), Some(block)) if unit > 0 && width > 0 => {
-            Some((unit * block, width * block))
+            Some(Layout { unit, width, block })
         }
         _ => None,
     })
@@ -115,14 +125,13 @@ fn number_after(text: &str, word: &str) -> Option<u64> {
 }
 
 /// mkfs's arguments with the stripe that a file cannot tell it.
-fn with_layout(kind: FsKind, arguments: &[String], layout: &Option<(u64, u64)>) -> Vec<String> {
+fn with_layout(kind: FsKind, arguments: &[String], layout: Option<Layout>) -> Vec<String> {
     let mut all = arguments.to_vec();
     let given =
         |words: &[&str]| arguments.iter().any(|argument| words.iter().any(|word| argument.contains(word)));
     if kind.is_ext() {
-        let (Some((unit, width)), false) = (layout, given(&["stride=", "stripe_width="])) else { return all };
-        // In blocks of mke2fs's usual size; the stripe only shifts where bitmaps are.
-        let layout = format!("stride={},stripe_width={}", unit / 4096, width / 4096);
+        let (Some(layout), false) = (layout, given(&["stride=", "stripe_width="])) else { return all };
+        let layout = format!("stride={},stripe_width={}", layout.unit, layout.width);
         // The last -E counts, so the layout joins it; it is -Evalue or -E value.
         match all.iter().rposition(|argument| argument.starts_with("-E")) {
             Some(at) => {
@@ -135,8 +144,9 @@ fn with_layout(kind: FsKind, arguments: &[String], layout: &Option<(u64, u64)>) 
             None => all.extend(["-E".to_owned(), layout]),
         }
     } else if !given(&["su=", "sunit=", "noalign"]) {
-        let layout =
-            layout.map_or("noalign".to_owned(), |(unit, width)| format!("su={unit},sw={}", width / unit));
+        let layout = layout.map_or("noalign".to_owned(), |Layout { unit, width, block }| {
+            format!("su={},sw={}", unit * block, width / unit)
+        });
         all.extend(["-d".to_owned(), layout]);
     }
     all
@@ -167,25 +177,28 @@ fn data_ranges(file: &File, size: u64) -> nix::Result<Vec<Range<u64>>> {
 mod tests {
     use super::*;
 
-    fn arguments(kind: FsKind, given: &[&str], layout: Option<(u64, u64)>) -> Vec<String> {
+    fn arguments(kind: FsKind, given: &[&str], layout: Option<Layout>) -> Vec<String> {
         let given: Vec<_> = given.iter().map(|argument| (*argument).to_owned()).collect();
-        with_layout(kind, &given, &layout)
+        with_layout(kind, &given, layout)
     }
 
     #[test]
     fn the_devices_stripe_joins_the_arguments() {
-        let stripe = Some((65536, 131072));
+        let stripe = Some(Layout { unit: 16, width: 32, block: 4096 });
         let ext = |given: &[&str]| arguments(FsKind::Ext4, given, stripe);
         assert_eq!(ext(&["-m0", "-Ea=1"]), ["-m0", "-Ea=1,stride=16,stripe_width=32"]);
         assert_eq!(ext(&["-E", "a", "-q"]), ["-E", "a,stride=16,stripe_width=32", "-q"]);
         assert_eq!(ext(&[]), ["-E", "stride=16,stripe_width=32"]);
+        let small = Some(Layout { unit: 64, width: 64, block: 1024 });
+        let with_small = ["-b", "1024", "-E", "stride=64,stripe_width=64"];
+        assert_eq!(arguments(FsKind::Ext4, &["-b", "1024"], small), with_small);
         assert_eq!(arguments(FsKind::Xfs, &["-K"], stripe), ["-K", "-d", "su=65536,sw=2"]);
         assert_eq!(arguments(FsKind::Xfs, &["-K"], None), ["-K", "-d", "noalign"]);
     }
 
     #[test]
     fn the_users_own_layout_stays() {
-        let stripe = Some((65536, 65536));
+        let stripe = Some(Layout { unit: 16, width: 16, block: 4096 });
         assert_eq!(arguments(FsKind::Ext4, &["-Estride=4"], stripe), ["-Estride=4"]);
         assert_eq!(arguments(FsKind::Xfs, &["-d", "noalign"], stripe), ["-d", "noalign"]);
     }

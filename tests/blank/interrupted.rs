@@ -34,7 +34,7 @@ async fn the_objects_of_an_mkfs_are_foreseen() {
                 let object_size = Some(1 << order);
                 let spec = ImageSpec { size: size * MIB, features, object_size, stripe, data_pool: None };
                 let volume = Volume::with(&pool, "foreseen", spec, options).await;
-                let expected = foreseen(&volume, kind).await;
+                let expected = foreseen(&volume, kind, "").await;
                 assert!(volume.objects().await.is_empty(), "nothing is written by foreseeing");
                 let made = volume.make(Wish::of(kind.name())).await.unwrap();
                 assert_eq!(made, FsState::Created(kind));
@@ -49,6 +49,27 @@ async fn the_objects_of_an_mkfs_are_foreseen() {
             }
         }
     }
+    leave(pool).await;
+}
+
+/// The device's stripe is in blocks of the file system's own size. Without flex_bg it says where
+/// each group's bitmaps are.
+#[tokio::test]
+async fn the_stripe_of_small_blocks_is_foreseen() {
+    if in_the_node("interrupted::the_stripe_of_small_blocks_is_foreseen") {
+        return;
+    }
+    let pool = pool().await;
+    let features = Some(Features::parse(MAPPED).unwrap());
+    let spec = ImageSpec { size: 300 * MIB, features, object_size: Some(1 << 16), ..ImageSpec::default() };
+    let volume = Volume::with(&pool, "small-blocks", spec, "").await;
+    let mkfs_options = "-b 1024 -O ^flex_bg,^resize_inode";
+    let expected = foreseen(&volume, FsKind::Ext4, mkfs_options).await;
+    let made = volume.make(Wish { mkfs_options, ..Wish::of("ext4") }).await.unwrap();
+    assert_eq!(made, FsState::Created(FsKind::Ext4));
+    let written = volume.objects().await;
+    assert!(written.is_subset(&expected), "{:?}", written.difference(&expected));
+    volume.done().await;
     leave(pool).await;
 }
 
@@ -149,7 +170,7 @@ async fn only_what_the_mkfs_wrote_is_written_over() {
 
         let volume = Volume::new(&pool, "foreign", 300 * MIB, features).await;
         nearly_made(&volume, kind).await;
-        let expected = foreseen(&volume, kind).await;
+        let expected = foreseen(&volume, kind, "").await;
         let number = (1..75).find(|number| !expected.contains(number)).unwrap();
         volume.write(b"somebody's data", number * 4 * MIB);
         let error = volume.refused(Wish::default()).await;
@@ -160,9 +181,9 @@ async fn only_what_the_mkfs_wrote_is_written_over() {
     leave(pool).await;
 }
 
-async fn foreseen(volume: &Volume, kind: FsKind) -> BTreeSet<u64> {
+async fn foreseen(volume: &Volume, kind: FsKind, mkfs_options: &str) -> BTreeSet<u64> {
     let header = volume.header().await;
-    let arguments = mkfs_arguments(kind, "").await.unwrap();
+    let arguments = mkfs_arguments(kind, mkfs_options).await.unwrap();
     let scratch = Path::new("/tmp");
     let ranges = foresight::written_by(kind, &arguments, &volume.device, header.size, scratch).await.unwrap();
     objects_of(&header, &ranges)
