@@ -45,13 +45,20 @@ impl StagingPath {
     /// Checks the request's path.
     ///
     /// # Errors
-    /// [`Kind::InvalidArgument`] for the path; [`Kind::NotFound`] for an id that cannot
-    /// be a file's name and so is no volume's.
+    /// [`Kind::InvalidArgument`] for the path, and for an id that is the stash's name;
+    /// [`Kind::NotFound`] for an id that cannot be a file's name and so is no volume's.
     pub fn new(volume_id: &str, staging_path: &Path) -> Result<Self> {
         let folder = path("staging_target_path", staging_path)?;
         let named = !volume_id.is_empty() && volume_id.len() <= LONGEST_NAME;
         if !named || volume_id == "." || volume_id == ".." || volume_id.contains(['/', '\0']) {
             return Err(Error::new(Kind::NotFound, format!("volume {volume_id:?} does not exist")));
+        }
+        // An image may have that name, and a static volume's handle is its image's name.
+        if volume_id == stash::FILE {
+            let text = format!(
+                "volume {volume_id:?} cannot be staged: the driver keeps a file of that name beside it; rename its image"
+            );
+            return Err(Error::new(Kind::InvalidArgument, text));
         }
         let entry = folder.join(volume_id);
         Ok(Self { volume_id: volume_id.to_owned(), entry: path("staging_target_path", &entry)?, folder })
@@ -318,6 +325,8 @@ mod tests {
         assert!(path("target_path", Path::new(&format!("/{}", "a/".repeat(2047)))).is_ok());
         assert!(path("target_path", Path::new(&format!("/{}", "a/".repeat(2048)))).is_err());
         assert_eq!(StagingPath::new("../x", Path::new("/s")).unwrap_err().kind, Kind::NotFound);
+        let error = StagingPath::new("image-meta.json", Path::new("/s")).unwrap_err();
+        assert!(error.kind == Kind::InvalidArgument && error.to_string().contains("rename"), "{error}");
         assert_eq!(StagingPath::new("id", Path::new("/s/")).unwrap().entry, Path::new("/s/id"));
     }
 }

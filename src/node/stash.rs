@@ -19,7 +19,7 @@ use crate::volume::error::{Error, Kind, Result};
 use crate::volume::map_options::UnmapOptions;
 
 /// The file's name in the staging folder.
-const FILE: &str = "image-meta.json";
+pub const FILE: &str = "image-meta.json";
 /// A stash has a few hundred bytes.
 const LONGEST: u64 = 64 << 10;
 

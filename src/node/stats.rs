@@ -47,7 +47,12 @@ pub async fn stats(volume_id: &str, volume_path: &Path, deadline: Deadline) -> R
             limit.as_secs_f64()
         );
         Error::new(Kind::Timeout, text)
-    })??;
+    })?;
+    let found = found.map_err(|error| match error.kind {
+        // A symlink in the path: nothing that is at its end was published there.
+        Kind::Precondition => absent(error.to_string()),
+        _ => error,
+    })?;
     let Some(occupant) = found else { return Err(absent("nothing is mounted there".to_owned())) };
     if occupant.of_volume(volume_id, None).is_none() && !is_noted(&occupant, volume_id).await? {
         // Nothing tells any more whose it was; the CO says that it is this volume's path.

@@ -61,6 +61,9 @@ fn calls_in_the_wrong_order() {
     }
     driver.stage(&volume, &capability).unwrap();
     refused(driver.stats(&fake, &volume.entry()), Kind::NotFound, &[&volume.image]);
+    let link = volume.target("link");
+    symlink(volume.entry(), &link).unwrap();
+    refused(driver.stats(&volume, &link), Kind::NotFound, &["symbolic link"]);
     driver.unstage(&volume).unwrap();
     for path in ["relative", "/a/../b"] {
         refused(driver.unpublish(&volume, Path::new(path)), Kind::InvalidArgument, &["target_path", path]);
