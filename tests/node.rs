@@ -82,6 +82,8 @@ runs_inside!(
     refusals::what_is_never_staged,
     refusals::a_volume_of_some_service_accounts,
     refusals::what_is_not_the_volumes_is_not_touched,
+    refusals::what_is_bound_is_the_mount_that_was_proven,
+    refusals::a_volume_that_was_half_unstaged_is_staged_again,
     refusals::who_uses_it_is_named,
     restored::restored_volumes_are_as_large_as_their_image_and_live_beside_their_source,
     restored::what_grew_when_it_was_staged_can_be_snapshotted_at_once,

@@ -15,6 +15,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use super::mountinfo::{self, Mount};
 use super::place::Place;
 use super::step::step_on_thread;
 use super::{HostError, Result};
@@ -41,10 +42,39 @@ struct MountAttributes {
 /// # Errors
 /// The kernel's answer; nothing is mounted then.
 pub async fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
+    bind_checked(source, target, read_only, |_| Ok(())).await
+}
+
+/// Shows what is mounted at `target` too, as [`bind`] does. It is that very mount, whatever its
+/// path leads to by now.
+///
+/// # Errors
+/// ESTALE when it is not at its path any more; as [`bind`].
+pub async fn bind_mount(source: &Mount, target: &Path, read_only: bool) -> Result<()> {
+    let wanted = source.clone();
+    let check = move |place: &Place| {
+        // The opened place keeps the mount, and with it its number.
+        let now = mountinfo::of(place)?;
+        if now.is_some_and(|now| now.id == wanted.id && now.shows_the_same_as(&wanted)) {
+            return Ok(());
+        }
+        let point = wanted.point.display().to_string();
+        Err(HostError::new("bind", point, libc::ESTALE).with("what was mounted there is not there any more"))
+    };
+    bind_checked(&source.point, target, read_only, check).await
+}
+
+async fn bind_checked(
+    source: &Path,
+    target: &Path,
+    read_only: bool,
+    check: impl FnOnce(&Place) -> Result<()> + Send + 'static,
+) -> Result<()> {
     let object = format!("{} at {}", source.display(), target.display());
     let (source, target) = (source.to_owned(), target.to_owned());
     step_on_thread("host: bind", "bind", object.clone(), move || {
         let (source, target) = (Place::require(&source)?, Place::require(&target)?);
+        check(&source)?;
         bind_here(&source, &target, read_only).map_err(|errno| HostError::new("bind", object, errno as i32))
     })
     .await

@@ -17,6 +17,8 @@ use super::place::Place;
 use super::{HostError, Result};
 
 const FILE: &str = "/proc/self/mountinfo";
+/// How often a mount that is not listed is looked for.
+const LOOKS: usize = 5;
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,9 +72,30 @@ pub fn all() -> Result<Vec<Mount>> {
 /// # Errors
 /// As [`Place::open`] and [`all`].
 pub fn at(path: &Path) -> Result<Option<Mount>> {
-    let Some(place) = Place::open(path)? else { return Ok(None) };
-    let id = place.mount_id()?;
-    Ok(all()?.into_iter().find(|mount| mount.id == id && mount.point == path))
+    let look = || Place::open(path)?.map(|place| Ok((place.mount_id()?, all()?))).transpose();
+    Ok(find(look)?.filter(|mount| mount.point == path))
+}
+
+/// The mount that an opened place is in, as long as it is mounted anywhere.
+///
+/// # Errors
+/// As [`all`].
+pub fn of(place: &Place) -> Result<Option<Mount>> {
+    find(|| Ok(Some((place.mount_id()?, all()?))))
+}
+
+/// The mount of the number that `look` gives, among those that it gives. One that is not listed
+/// says nothing yet: before Linux 5.8 a line may be left out while others come and go, and a mount
+/// may have ended between the two. A process whose root is no mount point never sees that one.
+fn find(mut look: impl FnMut() -> Result<Option<(u32, Vec<Mount>)>>) -> Result<Option<Mount>> {
+    for _ in 0..LOOKS {
+        let Some((id, mounts)) = look()? else { return Ok(None) };
+        let found = mounts.into_iter().find(|mount| mount.id == id);
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
 /// `36 35 98:0 /root /point rw,noatime shared:1 - ext4 /dev/root rw,errors=continue`
@@ -153,6 +176,18 @@ mod tests {
     #[test]
     fn a_backslash_without_digits_stays() {
         assert_eq!(path(b"a\\9\\04\\"), Path::new("a\\9\\04\\"));
+    }
+
+    #[test]
+    fn a_mount_that_the_list_left_out_is_looked_for_again() {
+        let listed = all().unwrap();
+        let wanted = listed.last().cloned().unwrap();
+        let without = listed[..listed.len() - 1].to_vec();
+        let mut lists = vec![listed, without.clone(), without.clone()];
+        let found = find(|| Ok(Some((wanted.id, lists.pop().unwrap())))).unwrap();
+        assert_eq!(found.as_ref(), Some(&wanted));
+        assert_eq!(find(|| Ok(Some((wanted.id, without.clone())))).unwrap(), None, "nor for ever");
+        assert_eq!(find(|| Ok(None)).unwrap(), None);
     }
 
     #[test]

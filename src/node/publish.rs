@@ -68,6 +68,9 @@ pub async fn publish(publication: &Publication, progress: &Progress) -> Result<(
         return Err(Error::new(Kind::Precondition, text));
     }
     // A bind mount of what is mounted read-only is read-only, whatever is asked.
+    // Of a device file the kernel does not ask the mount: a raw device that is mapped writable and
+    // published read-only is kept from writes by the container's device cgroup (the kubelet,
+    // makeBlockVolumes: permission `r`), not by this. Refusing it would refuse such pods.
     let read_only = publication.read_only || publication.capability.read_only() || staged.mount.read_only;
     // 2.
     if let Some(found) = staged::at(target).await? {
@@ -82,31 +85,35 @@ pub async fn publish(publication: &Publication, progress: &Progress) -> Result<(
     // 4. and 5.
     progress.step(format!("mounting volume {} at {}", staging.volume_id, target.display()));
     let made = make_target(target, is_block).await?;
-    let bound = bind::bind(&staging.entry, target, read_only).await;
+    let bound = bind::bind_mount(&staged.mount, target, read_only).await;
     if let Err(error) = bound {
         if made && let Err(left) = unstage::remove(target).await {
             tracing::warn!(target = %target.display(), error = %left, "an unused target stays");
         }
-        return Err(error.into());
+        return Err(match error.errno {
+            libc::ESTALE => not_staged(staging, "it was unmounted just now").because(error),
+            _ => error.into(),
+        });
     }
     Ok(())
 }
 
 /// The volume's own mount at its staging path.
 async fn require_staged(staging: &StagingPath) -> Result<(Occupant, Mapping)> {
-    let refused = |what: String| {
-        let (volume, entry) = (&staging.volume_id, staging.entry.display());
-        let text = format!("volume {volume} is not staged at {entry}: {what}; it has to be staged first");
-        Error::new(Kind::Precondition, text)
-    };
     let stash = stash::usable(&staging.folder).await?;
     let Some(occupant) = staged::at(&staging.entry).await? else {
-        return Err(refused("nothing is mounted there".to_owned()));
+        return Err(not_staged(staging, "nothing is mounted there"));
     };
     match occupant.of_volume(&staging.volume_id, stash.as_ref()).cloned() {
         Some(mapping) => Ok((occupant, mapping)),
-        None => Err(refused(format!("{} is mounted there", occupant.describe()))),
+        None => Err(not_staged(staging, &format!("{} is mounted there", occupant.describe()))),
     }
+}
+
+fn not_staged(staging: &StagingPath, what: &str) -> Error {
+    let (volume, entry) = (&staging.volume_id, staging.entry.display());
+    let text = format!("volume {volume} is not staged at {entry}: {what}; it has to be staged first");
+    Error::new(Kind::Precondition, text)
 }
 
 fn compare(found: &Occupant, staged: &Occupant, read_only: bool, target: &Path) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use rbd_csi::host::mountinfo;
+use rbd_csi::host::{bind, mountinfo};
 use rbd_csi::volume::Kind;
 use rbd_csi::volume::capability::AccessMode;
 use uuid::Uuid;
@@ -215,6 +215,75 @@ fn what_is_not_the_volumes_is_not_touched() {
     assert_eq!(std::fs::read_to_string(other.entry().join("file")).unwrap(), "other's");
     driver.unstage(&other).unwrap();
     other.is_gone();
+}
+
+/// Between the proof and the bind mount, somebody unmounts what was proven: what the path leads to
+/// then is never shown to a pod.
+#[test]
+#[ignore = "runs inside a node"]
+fn what_is_bound_is_the_mount_that_was_proven() {
+    let driver = Driver::start();
+    let (volume, other, capability) = (driver.create(32), driver.create(32), file_system("ext4"));
+    driver.stage(&volume, &capability).unwrap();
+    driver.stage(&other, &capability).unwrap();
+    let target = volume.target("one");
+    std::fs::create_dir(&target).unwrap();
+    let proven = mountinfo::at(&volume.entry()).unwrap().unwrap();
+    let bind = || driver.runtime.block_on(bind::bind_mount(&proven, &target, false));
+    bind().unwrap();
+    driver.unpublish(&volume, &target).unwrap();
+    std::fs::create_dir(&target).unwrap();
+    let entry = volume.entry().display().to_string();
+    run(&format!("umount {entry}"));
+    for instead in ["true".to_owned(), format!("mount --bind {} {entry}", other.entry().display())] {
+        run(&instead);
+        let error = bind().unwrap_err();
+        assert!(error.is(libc::ESTALE), "{error}");
+        assert_eq!(mountinfo::at(&target).unwrap(), None);
+    }
+    run(&format!("umount {entry}"));
+    driver.unpublish(&volume, &target).unwrap();
+    for volume in [&volume, &other] {
+        driver.unstage(volume).unwrap();
+        volume.is_gone();
+    }
+}
+
+/// The volume is unmounted, and its device cannot be unmapped; then a pod comes.
+#[test]
+#[ignore = "runs inside a node"]
+fn a_volume_that_was_half_unstaged_is_staged_again() {
+    let mut driver = Driver::start();
+    for capability in [file_system("ext4"), block(AccessMode::SingleNodeWriter)] {
+        let volume = driver.create(32);
+        let target = volume.target("one");
+        for lets_go in [true, false] {
+            driver.stage(&volume, &capability).unwrap();
+            driver.publish(&volume, &target, &capability, false).unwrap();
+            driver.unpublish(&volume, &target).unwrap();
+            let mut holder = Some(std::fs::File::open(volume.mappings()[0].device()).unwrap());
+            let me = format!("pid {} (", std::process::id());
+            refused(driver.unstage(&volume), Kind::InUse, &[&me, &volume.image]);
+            assert_eq!((volume.mounts().len(), volume.mappings().len()), (0, 1));
+            driver.restart();
+            refused(driver.unstage(&volume), Kind::InUse, &[&me, &volume.image]);
+            refused(
+                driver.publish(&volume, &target, &capability, false),
+                Kind::Precondition,
+                &["not staged", "nothing is mounted"],
+            );
+            if lets_go {
+                holder = None;
+            }
+            driver.stage(&volume, &capability).unwrap();
+            volume.is_staged_once("again");
+            driver.publish(&volume, &target, &capability, false).unwrap();
+            driver.unpublish(&volume, &target).unwrap();
+            drop(holder);
+            driver.unstage(&volume).unwrap();
+            volume.is_gone();
+        }
+    }
 }
 
 #[test]
