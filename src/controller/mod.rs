@@ -10,6 +10,7 @@ pub mod create;
 pub mod delete;
 mod owner;
 pub mod reach;
+mod recent;
 pub mod snapshot;
 
 use change::depth::{self, CloneLimits};
@@ -17,6 +18,7 @@ use change::flatten::{Flattener, Need, Target};
 use create::content::{Content, Lookup};
 use create::given_up::GivenUp;
 use reach::Reach;
+use recent::{Attempt, Recent};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +67,8 @@ pub struct Controller {
     operations: Operations,
     purger: Purger,
     creator: Creator,
+    /// Names that were begun and have not ended well.
+    begun: Recent,
     /// Where the secrets lie that config.json names, if there is a Kubernetes.
     kube: Option<Kube>,
 }
@@ -76,7 +80,8 @@ impl Controller {
         let flattener = Flattener::new(options.flatten_concurrency, &creator, &resolver.instance);
         let purger = Purger::new(&creator, &resolver.instance, &flattener);
         flattener.tell(&purger);
-        Self { options: Arc::new(options), resolver, operations, purger, creator, kube: None }
+        let begun = Recent::default();
+        Self { options: Arc::new(options), resolver, operations, purger, creator, begun, kube: None }
     }
 
     /// The same, with a Kubernetes that keeps the secrets that config.json names.
@@ -98,10 +103,10 @@ impl Controller {
             deadline,
         };
         let needs = source.iter().map(|origin| canonical(origin.handle())).collect();
-        let this = self.clone();
+        let (this, attempt) = (self.clone(), Attempt::new(&self.begun, &operation.key));
         self.operations
             .run_with(operation, needs, move |progress| async move {
-                this.create_now(wanted, &request, &progress).await
+                attempt.end(this.create_now(wanted, &request, &attempt, &progress).await)
             })
             .await
     }
@@ -140,6 +145,7 @@ impl Controller {
         &self,
         mut wanted: Wanted,
         request: &CreateRequest,
+        attempt: &Attempt,
         progress: &Progress,
     ) -> Result<Volume> {
         let parameters = &wanted.parameters;
@@ -180,6 +186,7 @@ impl Controller {
         let means = Means {
             creator: &self.creator,
             purger: &self.purger,
+            attempt,
             mirror_daemons: cluster.mirror_daemon_count,
         };
         let made = create::provision(&wanted, &journal, means, &id.cluster_id, progress)
@@ -267,7 +274,7 @@ impl Controller {
             vec![image, beside]
         };
         match given_up.take_back(ours, images).await {
-            Ok(()) => error,
+            Ok(()) => error.settled(),
             Err(left) => left.while_doing(format!("taking back {}, since {error}", wanted.name)).unsettled(),
         }
     }

@@ -91,6 +91,11 @@ impl Error {
         self
     }
 
+    /// Whether everything that the failed work had made was taken back.
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     /// Whether the cluster refused for good: a repeat alone will not help.
     pub fn is_refusal(&self) -> bool {
         matches!(

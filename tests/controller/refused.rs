@@ -72,6 +72,74 @@ fn a_user_without_caps_and_one_of_another_pool() {
     refused(deleted, Code::PermissionDenied, &["EPERM"]);
 }
 
+/// A sidecar forgets a deleted claim after a final code: none may come while an earlier try of the
+/// same name has left something, whatever is wrong now.
+#[test]
+fn nothing_is_final_while_an_earlier_try_has_left_something() {
+    let mut bench = Bench::new();
+    let driver = bench.start();
+    let (monitors, key) = (bench.cluster().monitors.clone(), bench.cluster().admin_key.clone());
+    let begin = |bench: &Bench| {
+        bench.site.arm("fail=110:before:journal complete");
+        bench.create(&driver, NAME).unwrap_err();
+        bench.site.arm("");
+    };
+    let open = |bench: &Bench, words: &str| {
+        refused(bench.create(&driver, NAME), Code::Unavailable, &[words, "calling again goes on"]);
+    };
+    begin(&bench);
+    let uuid = bench.reserved(NAME).unwrap();
+    login(&mut bench, "admin", WRONG_KEY);
+    open(&bench, "EACCES");
+    // Of a name that was never begun it is said as it is.
+    refused(bench.create(&driver, "pvc-other"), Code::Unauthenticated, &["EACCES"]);
+    let caps = [("mon", "profile rbd"), ("osd", "profile rbd pool=elsewhere")];
+    let blind = bench.cluster().user("blinder", &caps);
+    login(&mut bench, "blinder", &blind);
+    open(&bench, "EPERM");
+    login(&mut bench, "admin", &key);
+    std::fs::write(bench.site.path("config.json"), "[]").unwrap();
+    open(&bench, "lab-cluster");
+    bench.site.configure(&monitors, "");
+    // A driver that has just been started asks the journal.
+    drop(driver);
+    let driver = bench.start();
+    let reader =
+        bench.cluster().user("just-reader", &[("mon", "profile rbd"), ("osd", "profile rbd-read-only")]);
+    login(&mut bench, "just-reader", &reader);
+    refused(bench.create(&driver, NAME), Code::Unavailable, &["EPERM"]);
+    login(&mut bench, "admin", &key);
+    let id = bench.create(&driver, NAME).unwrap();
+    assert!(id.ends_with(&uuid), "{id} {uuid}");
+    // What is complete is answered without writing, and nothing is remembered of it.
+    login(&mut bench, "just-reader", &reader);
+    assert_eq!(bench.create(&driver, NAME).unwrap(), id);
+    login(&mut bench, "admin", WRONG_KEY);
+    refused(bench.create(&driver, NAME), Code::Unauthenticated, &["EACCES"]);
+    login(&mut bench, "admin", &key);
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("at the end");
+}
+
+#[test]
+fn a_snapshot_s_earlier_try_keeps_errors_from_being_final() {
+    let mut bench = Bench::new();
+    let driver = bench.start();
+    let source = bench.create(&driver, NAME).unwrap();
+    bench.site.arm("fail=110:before:journal complete");
+    bench.snapshot(&driver, "snapshot-1", &source).unwrap_err();
+    bench.site.arm("");
+    let key = bench.cluster().admin_key.clone();
+    login(&mut bench, "admin", WRONG_KEY);
+    let code = |name: &str| bench.snapshot(&driver, name, &source).unwrap_err().code();
+    assert_eq!((code("snapshot-1"), code("snapshot-2")), (Code::Unavailable, Code::Unauthenticated));
+    login(&mut bench, "admin", &key);
+    let snapshot = bench.snapshot(&driver, "snapshot-1", &source).unwrap().snapshot_id;
+    bench.delete_snapshot(&driver, &snapshot).unwrap();
+    bench.delete(&driver, &source).unwrap();
+    bench.wait_until_empty("at the end");
+}
+
 /// A PersistentVolume cannot be changed: what no node would format is not made.
 #[test]
 fn what_no_node_would_format() {

@@ -26,6 +26,7 @@ use content::Content;
 use crate::ceph::{Header, ImageId, ImageSpec, Pool};
 use crate::controller::delete::dependents;
 use crate::controller::delete::purge::Purger;
+use crate::controller::recent::Attempt;
 use crate::volume::capability::{AccessMode, Capability, NO_SINGLE_WRITER_OF_MANY};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::VolumeId;
@@ -88,6 +89,8 @@ pub struct Means<'a> {
     pub creator: &'a Creator,
     /// Where an image goes that is not to be.
     pub purger: &'a Purger,
+    /// The call, as one of those for its name.
+    pub attempt: &'a Attempt,
     /// rbd-mirror daemons that may watch a mirrored image (`mirrorDaemonCount`).
     pub mirror_daemons: u32,
 }
@@ -136,6 +139,7 @@ pub async fn provision(
         source: None,
         origin: wanted.content.origin(),
         creator: means.creator,
+        begun: means.attempt.begin(),
     };
     // A name that was looked up already and is complete needs no reservation to be compared.
     let mut known = match &wanted.content {

@@ -9,6 +9,7 @@ use crate::controller::create::content::{Lookup, require_layering};
 use crate::controller::create::given_up::GivenUp;
 use crate::controller::create::leftover;
 use crate::controller::reach::Reach;
+use crate::controller::recent::Attempt;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::VolumeId;
 use crate::volume::journal::{Collection, Entry, Journal, Plan, Reservation};
@@ -28,6 +29,7 @@ pub async fn create(
     request: &CreateSnapshotRequest,
     source: &VolumeId,
     parameters: &SnapshotParameters,
+    attempt: &Attempt,
     progress: &Progress,
 ) -> Result<Snapshot> {
     progress.step(format!("connecting to cluster {}", source.cluster_id));
@@ -44,8 +46,16 @@ pub async fn create(
         connection: &connection,
         instance: &resolver.instance,
     };
-    let making =
-        Making { controller, request, source, parameters, journal: &journal, reach: &reach, progress };
+    let making = Making {
+        controller,
+        request,
+        source,
+        parameters,
+        journal: &journal,
+        reach: &reach,
+        attempt,
+        progress,
+    };
     making
         .run(&lookup)
         .await
@@ -60,6 +70,7 @@ struct Making<'a> {
     parameters: &'a SnapshotParameters,
     journal: &'a Journal,
     reach: &'a Reach,
+    attempt: &'a Attempt,
     progress: &'a Progress,
 }
 
@@ -79,7 +90,7 @@ impl Making<'_> {
                 // The volume went while its snapshot was being made: nobody can ever finish it.
                 self.give_up().await.map_err(Error::unsettled)?;
                 let text = format!("source Volume ID {handle} not found");
-                return Err(Error::new(Kind::NotFound, text));
+                return Err(Error::new(Kind::NotFound, text).settled());
             }
             Err(error) => return Err(error),
         };
@@ -93,6 +104,7 @@ impl Making<'_> {
 
     async fn reserved(&self, image: &Source) -> Result<Snapshot> {
         let name = &self.request.name;
+        let begun = self.attempt.begin();
         for _ in 0..TURNS {
             let plan = Plan {
                 name,
@@ -101,6 +113,7 @@ impl Making<'_> {
                 source: Some(&image.name),
                 origin: None,
                 creator: &self.controller.creator,
+                begun,
             };
             let reserving = || format!("cannot reserve snapshot {name} in pool {}", self.pool().name());
             let reservation = self

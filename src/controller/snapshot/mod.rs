@@ -14,6 +14,7 @@ pub mod point;
 mod create;
 
 use crate::controller::Controller;
+use crate::controller::recent::Attempt;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::id::VolumeId;
 use crate::volume::operation::{Deadline, Request};
@@ -51,10 +52,12 @@ impl Controller {
             fingerprint: format!("{source} {:?}", request.parameters),
             deadline,
         };
+        let attempt = Attempt::new(&self.begun, &operation.key);
         let (this, needs) = (self.clone(), vec![source.to_string()]);
         self.operations
             .run_with(operation, needs, move |progress| async move {
-                create::create(&this, &request, &source, &parameters, &progress).await
+                let made = create::create(&this, &request, &source, &parameters, &attempt, &progress);
+                attempt.end(made.await)
             })
             .await
     }

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::directory::{Pointer, intent_key};
+use super::directory::{Found, Pointer, intent_key};
 use super::{Entry, IMAGE_NAME, Journal, ORIGIN, OWNER, Origin, SOURCE, creator, read_entry};
-use crate::ceph::{CephError, ImageId, WriteOp};
+use crate::ceph::{ImageId, WriteOp};
 use crate::volume::error::{Error, Kind, Result};
 
 /// How often a reservation is tried when others write the same name meanwhile.
@@ -51,6 +51,8 @@ pub struct Plan<'a> {
     pub origin: Option<&'a Origin>,
     /// Who creates: written into the lock.
     pub creator: &'a creator::Creator,
+    /// Whether this process has begun the name before, and something of that may be left.
+    pub begun: bool,
 }
 
 impl Journal {
@@ -62,13 +64,17 @@ impl Journal {
     pub async fn reserve(&self, plan: &Plan<'_>) -> Result<Reservation> {
         for _ in 0..ATTEMPTS {
             // First the intent, for it fails when the name is known: a new name costs no look-up.
-            if let Some(uuid) = self.intend(plan.name).await? {
-                if let Some(reservation) = self.finish(uuid, plan).await? {
-                    return Ok(reservation);
+            let found = match self.intend(plan.name).await {
+                Ok(Some(uuid)) => {
+                    if let Some(reservation) = self.finish(uuid, plan).await? {
+                        return Ok(reservation);
+                    }
+                    continue;
                 }
-                continue;
-            }
-            let found = self.look_up(plan.name).await?;
+                Ok(None) => self.look_up(plan.name).await?,
+                Err(error) if error.is_refusal() => self.known_to(error, plan).await?,
+                Err(error) => return Err(error),
+            };
             if let (Some(pointer), Some(intended)) = (found.entered, found.intended)
                 && pointer.uuid != intended
             {
@@ -100,7 +106,19 @@ impl Journal {
         match self.pool.write("journal intend", &self.directory, op).await {
             Ok(()) => Ok(Some(uuid)),
             Err(error) if error.is(libc::ECANCELED) => Ok(None),
-            Err(error) => Err(unwritten(error)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What the directory holds for a name whose intent the cluster refuses: a complete volume is
+    /// answered all the same. Of a name that is not there nothing is left, and the refusal is
+    /// final. So it is for a user who may not even look, unless something was begun before.
+    async fn known_to(&self, refused: Error, plan: &Plan<'_>) -> Result<Found> {
+        match self.look_up(plan.name).await {
+            Ok(Found { entered: None, intended: None, .. }) => Err(refused.settled()),
+            Ok(found) => Ok(found),
+            Err(_) if plan.begun => Err(refused),
+            Err(_) => Err(refused.settled()),
         }
     }
 
@@ -239,10 +257,4 @@ impl Journal {
             ),
         )
     }
-}
-
-/// A first operation that the cluster refuses leaves nothing behind.
-fn unwritten(error: CephError) -> Error {
-    let error = Error::from(error);
-    if error.is_refusal() { error.settled() } else { error }
 }
