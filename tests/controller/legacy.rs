@@ -14,6 +14,7 @@ fn volume_with(bench: &Bench, keys: &[&str]) -> String {
     let gone = entry.keys().filter(|key| !keys.contains(&key.as_str())).cloned();
     let op = rbd_csi::ceph::WriteOp::new().omap_remove(gone);
     bench.wait(bench.rados.write("prepare", &object, op)).unwrap();
+    bench.age(&object, 3600);
     id
 }
 
@@ -62,6 +63,75 @@ fn an_empty_entry_is_written_by_the_next_create_and_removed_by_a_delete() {
     assert_eq!(id, bench.handle(&uuid));
     bench.delete(&driver, &id).unwrap();
     bench.wait_until_empty("created for a lost entry and deleted");
+}
+
+/// ceph-csi takes no lock: what it may still be making is neither finished nor cleared away.
+#[test]
+fn what_a_living_ceph_csi_may_be_making_is_left_alone() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let uuid = uuid::Uuid::new_v4().to_string();
+    let (object, image) = (format!("csi.volume.{uuid}"), format!("csi-vol-{uuid}"));
+    for entry in [&[][..], &[("csi.volname", NAME), ("csi.imagename", &image)]] {
+        bench.set_keys(&object, entry);
+        bench.set_keys("csi.volumes.default", &[(&format!("csi.volume.{NAME}"), &uuid)]);
+        for seconds in [0, 40] {
+            bench.age(&object, seconds);
+            let before = bench.contents();
+            let status = bench.create(&driver, NAME).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::Aborted, "{entry:?}: {status}");
+            assert!(
+                [NAME, "ceph-csi", &object].iter().all(|word| status.message().contains(word)),
+                "{status}"
+            );
+            assert_eq!(bench.contents(), before, "{entry:?}");
+        }
+        bench.age(&object, 90);
+        let id = bench.create(&driver, NAME).unwrap();
+        assert_eq!(id, bench.handle(&uuid), "{entry:?}");
+        bench.delete(&driver, &id).unwrap();
+        bench.wait_until_empty("finished and deleted");
+    }
+    let entry = [("csi.snapname", "snapshot-1"), ("csi.imagename", &*format!("csi-snap-{uuid}"))];
+    bench.set_keys(&format!("csi.snap.{uuid}"), &entry);
+    bench.set_keys("csi.snaps.default", &[("csi.snap.snapshot-1", &uuid)]);
+    bench.age(&format!("csi.snap.{uuid}"), 0);
+    let source = bench.create(&driver, NAME).unwrap();
+    let status = bench.snapshot(&driver, "snapshot-1", &source).unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Aborted, "{status}");
+    bench.age(&format!("csi.snap.{uuid}"), 90);
+    let snapshot = bench.snapshot(&driver, "snapshot-1", &source).unwrap().snapshot_id;
+    bench.delete_snapshot(&driver, &snapshot).unwrap();
+    bench.delete(&driver, &source).unwrap();
+    bench.wait_until_empty("with its snapshot");
+}
+
+/// A ceph-csi that was slower than that undoes its reservation without a look: first the object,
+/// then the key. Its volume is not answered then, and the next try makes another.
+#[test]
+fn a_reservation_that_ceph_csi_takes_back_is_not_answered() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    bench.delete(&driver, &bench.nothing()).unwrap();
+    let uuid = uuid::Uuid::new_v4().to_string();
+    let object = format!("csi.volume.{uuid}");
+    bench.set_keys(&object, &[("csi.volname", NAME), ("csi.imagename", &format!("csi-vol-{uuid}"))]);
+    bench.set_keys("csi.volumes.default", &[(&format!("csi.volume.{NAME}"), &uuid)]);
+    bench.site.arm("delay=3000:after:journal complete");
+    let mut client = bench.wait(driver.client());
+    let request = bench.request(NAME, &[]);
+    let late = bench.runtime.spawn(async move { client.create_volume(request).await });
+    bench.wait_until("the volume is complete", || bench.keys(&object).contains_key("csi.imageid"));
+    bench.wait(bench.rados.remove("as ceph-csi", &object)).unwrap();
+    let op = rbd_csi::ceph::WriteOp::new().omap_remove([format!("csi.volume.{NAME}")]);
+    bench.wait(bench.rados.write("as ceph-csi", "csi.volumes.default", op)).unwrap();
+    let status = bench.wait(late).unwrap().unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+    bench.site.arm("");
+    let id = bench.create(&driver, NAME).unwrap();
+    assert_ne!(id, bench.handle(&uuid));
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("of both");
 }
 
 #[test]

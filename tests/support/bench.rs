@@ -172,10 +172,20 @@ impl Bench {
         }
     }
 
-    /// Writes an object's keys.
+    /// Writes an object's keys; a volume's or snapshot's entry as if that was long ago.
     pub fn set_keys(&self, object: &str, keys: &[(&str, &str)]) {
         let keys = keys.iter().map(|(key, value)| (*key, value.as_bytes()));
         self.wait(self.rados.write("prepare", object, WriteOp::new().create().omap_set(keys))).unwrap();
+        if ["csi.volume.", "csi.snap."].iter().any(|prefix| object.starts_with(prefix)) {
+            self.age(object, 3600);
+        }
+    }
+
+    /// Makes an object look as if it was last written to so many seconds ago.
+    pub fn age(&self, object: &str, seconds: u64) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let time = (now.as_secs() - seconds).to_string();
+        self.cluster().rados(&["-p", "rbd", "touch", object, &time]);
     }
 
     /// The uuid that the journal holds for a name, entered or intended.

@@ -180,11 +180,11 @@ pub async fn provision(
     Err(Error::new(Kind::Unavailable, text))
 }
 
-/// A complete volume stands behind these errors, which a reply that was lost may have
-/// told nobody of: only what the caller has to act on is final.
-fn unless_told(error: Error) -> Error {
+/// A complete volume or snapshot stands behind these errors, which a reply that was lost may
+/// have told nobody of: only what a person has to act on is final.
+pub fn unless_told(error: Error) -> Error {
     match error.kind {
-        Kind::AlreadyExists | Kind::Precondition => error,
+        Kind::AlreadyExists | Kind::Precondition => error.settled(),
         _ => error.unsettled(),
     }
 }
@@ -309,7 +309,9 @@ impl Maker<'_> {
         self.progress.step(format!("creating image {}", self.pool.describe(name)));
         let (id, size) = self.image(reservation, name).await?;
         self.progress.step(format!("recording {} as complete", self.pool.describe(name)));
-        if self.journal.complete(entry, &id, Some(self.means.creator)).await? {
+        if self.journal.complete(entry, &id, Some(self.means.creator)).await?
+            && (reservation.locked || self.journal.stands(entry).await?)
+        {
             return Ok(Some(size));
         }
         self.take_back(entry, name, &id).await

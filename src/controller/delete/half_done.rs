@@ -13,10 +13,7 @@ use crate::controller::snapshot::point::{Names, Point, Source};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::name;
 use crate::volume::journal::creator::LOCK;
-use crate::volume::journal::{Collection, Entry, Journal, Reservation};
-
-/// ceph-csi takes no lock, so what is younger than this may be in its hands.
-const YOUNG: Duration = Duration::from_secs(60);
+use crate::volume::journal::{Collection, Entry, Journal, Reservation, YOUNG};
 
 /// An operation that has left a snapshot on its source.
 struct HalfDone {

@@ -7,7 +7,7 @@ use crate::controller::change::depth;
 use crate::controller::create::clone;
 use crate::controller::create::content::{Lookup, require_layering};
 use crate::controller::create::given_up::GivenUp;
-use crate::controller::create::leftover;
+use crate::controller::create::{leftover, unless_told};
 use crate::controller::reach::Reach;
 use crate::controller::recent::Attempt;
 use crate::volume::error::{Error, Kind, Result};
@@ -79,7 +79,7 @@ impl Making<'_> {
         let name = &self.request.name;
         self.progress.step(format!("looking up snapshot {name}"));
         if let Some(entry) = self.journal.find(name).await?.filter(|entry| entry.image_id.is_some())
-            && let Some(found) = self.existing(&entry).await?
+            && let Some(found) = self.existing(&entry).await.map_err(unless_told)?
         {
             return Ok(found);
         }
@@ -126,7 +126,7 @@ impl Making<'_> {
                 return Err(Error::new(Kind::Busy, text));
             }
             let made = match &reservation.entry.image_id {
-                Some(_) => self.existing(&reservation.entry).await?,
+                Some(_) => self.existing(&reservation.entry).await.map_err(unless_told)?,
                 None => self.make(&reservation, image).await?,
             };
             if let Some(made) = made {
@@ -253,7 +253,9 @@ impl Making<'_> {
         let Made { id, own } = point.make(reservation.fresh).await?;
         clone::describe(self.pool(), &id, &self.parameters.metadata).await?;
         self.progress.step(format!("recording {} as complete", self.pool().describe(&point.names.image)));
-        if self.journal.complete(entry, &id, Some(&self.controller.creator)).await? {
+        if self.journal.complete(entry, &id, Some(&self.controller.creator)).await?
+            && (reservation.locked || self.journal.stands(entry).await?)
+        {
             return Ok(Some(self.answer(entry, &own)));
         }
         match self.journal.entry(entry.uuid).await? {

@@ -11,6 +11,9 @@
 //! its lock is taken away without a fence, which would cut off all that it does. Any
 //! other holder is left alone for a while, then fenced on the cluster's blocklist, as
 //! rbd itself breaks a lock: after that nothing it still sends takes effect.
+//!
+//! ceph-csi takes no lock and cannot be fenced: an unfinished reservation without one is left
+//! alone while it is young.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::{IMAGE_ID, Journal, Reservation};
+use super::{Entry, IMAGE_ID, Journal, Reservation};
 use crate::ceph::lock::{self, Holder};
 use crate::ceph::{CephError, Connection, WriteOp};
 use crate::volume::error::{Error, Kind, Result};
@@ -115,7 +118,8 @@ impl Journal {
     ///
     /// # Errors
     /// What Ceph answers; [`Kind::Busy`] while another creator is at work that
-    /// may not be fenced yet, or whom our key may not fence.
+    /// may not be fenced yet, or whom our key may not fence, and while the reservation is young
+    /// and may be ceph-csi's.
     pub async fn claim(
         &self,
         reservation: &Reservation,
@@ -127,6 +131,9 @@ impl Journal {
         }
         let entry = &reservation.entry;
         let object = self.object(entry.uuid);
+        if entry.is_young() && self.pool.lock_holder(&object, LOCK).await?.is_none() {
+            return Err(self.in_other_hands(entry));
+        }
         let since = Instant::now();
         creator.know(self.pool.connection());
         loop {
@@ -160,6 +167,19 @@ impl Journal {
                 tokio::time::sleep(POLL).await;
             }
         }
+    }
+
+    pub(super) fn in_other_hands(&self, entry: &Entry) -> Error {
+        let (object, noun) = (self.pool.describe(&self.object(entry.uuid)), self.collection.noun());
+        Error::new(
+            Kind::Busy,
+            format!(
+                "{noun} {} was begun less than a minute ago by another driver, without a lock, and a ceph-csi may \
+                 be at work on it: {object} is finished here once it is older; no ceph-csi controller should run \
+                 beside this one",
+                entry.name
+            ),
+        )
     }
 
     async fn unfinished(&self, reservation: &Reservation) -> Result<bool> {

@@ -17,11 +17,13 @@
 //! It is undone in the order key, uuid object: a uuid object without a key can
 //! still be deleted by its handle, a key without its object stops ceph-csi.
 //! Look-ups are by key; a directory is listed only to find the name of an entry
-//! that ceph-csi left empty.
+//! that ceph-csi left empty or that is lost.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
-use crate::ceph::{ImageId, Pool, WriteOp};
+use crate::ceph::{ImageId, Pool, ReadOp, ReadResult, WriteOp};
 use crate::volume::error::Result;
 
 pub mod collection;
@@ -44,6 +46,8 @@ const SOURCE: &str = "csi.source";
 /// Of a volume with a content source, ours: the source's kind and handle ([`Origin`]). ceph-csi
 /// records nothing of the kind.
 const ORIGIN: &str = "rbd-csi.source";
+/// ceph-csi takes no lock: what was written so lately may be in its hands.
+pub const YOUNG: Duration = Duration::from_secs(60);
 const KEYS: [&str; 7] = [IMAGE_NAME, IMAGE_ID, OWNER, GROUP, KMS, SOURCE, ORIGIN];
 
 /// The journal of one pool (and RADOS namespace) under one `--instanceid`, of volumes or of
@@ -110,9 +114,33 @@ pub struct Entry {
     pub source: Option<String>,
     /// Of a volume that this driver made of a content source: of which.
     pub origin: Option<Origin>,
+    /// When its object was last written to, since 1970; `None` when this very call has written it.
+    pub modified: Option<Duration>,
 }
 
 impl Entry {
+    /// That of a volume or snapshot whose own is gone.
+    pub fn lost(uuid: Uuid, name: &str, image: String) -> Self {
+        Self {
+            uuid,
+            name: name.to_owned(),
+            image_name: Some(image),
+            image_id: None,
+            group: None,
+            kms: None,
+            source: None,
+            origin: None,
+            modified: None,
+        }
+    }
+
+    /// Whether it was written less than a minute ago, by the writer's clock: one that is wrong by
+    /// more makes nothing young for longer.
+    fn is_young(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.modified.is_some_and(|modified| now.abs_diff(modified) < YOUNG)
+    }
+
     /// The name of the image, which entries of old releases leave to the collection's default.
     pub fn image(&self, collection: Collection) -> String {
         self.image_or(collection.default_prefix())
@@ -191,6 +219,17 @@ impl Journal {
 }
 
 impl Journal {
+    /// Whether a reservation that another began is still its name's. ceph-csi takes its own back
+    /// without a look at what we have done meanwhile: first the entry, then the key.
+    ///
+    /// # Errors
+    /// What Ceph answers.
+    pub async fn stands(&self, entry: &Entry) -> Result<bool> {
+        let (found, current) = tokio::join!(self.look_up(&entry.name), self.entry(entry.uuid));
+        let entered = found?.entered.is_some_and(|pointer| pointer.uuid == entry.uuid);
+        Ok(current?.is_some() && entered)
+    }
+
     /// Proves that the pool takes new data, by a few bytes in the entry's object, which nobody
     /// reads and which are taken away again. Two operations.
     ///
@@ -208,10 +247,16 @@ impl Journal {
 async fn read_entry(pool: &Pool, collection: Collection, uuid: Uuid) -> Result<Option<Entry>> {
     let name = collection.name_key();
     let keys: Vec<&str> = KEYS.into_iter().chain([name]).collect();
-    let mut values = match pool.omap_get("journal read entry", &collection.object(uuid), &keys).await {
-        Ok(values) => values,
+    let op = ReadOp::new().omap_keys(keys).stat_with_time();
+    let mut results = match pool.read("journal read entry", &collection.object(uuid), op).await {
+        Ok(results) => results,
         Err(error) if error.is(libc::ENOENT) => return Ok(None),
         Err(error) => return Err(error.into()),
+    };
+    let mut values = results.next().map(ReadResult::into_omap).unwrap_or_default();
+    let modified = match results.next() {
+        Some(ReadResult::Stat { modified, .. }) => Some(modified),
+        _ => None,
     };
     let mut text = |key: &str| {
         let value = values.remove(key).filter(|value| !value.is_empty())?;
@@ -226,5 +271,6 @@ async fn read_entry(pool: &Pool, collection: Collection, uuid: Uuid) -> Result<O
         kms: text(KMS),
         source: text(SOURCE),
         origin: text(ORIGIN).and_then(|text| Origin::parse(&text)),
+        modified,
     }))
 }

@@ -189,6 +189,7 @@ impl Journal {
             kms: None,
             source: plan.source.map(str::to_owned),
             origin: plan.origin.cloned(),
+            modified: None,
         };
         Ok(Some(Reservation { entry, other_pool: None, locked: true, fresh: false, deleting: None }))
     }
@@ -216,13 +217,16 @@ impl Journal {
         if entry.as_ref().is_none_or(|entry| entry.name.is_empty()) {
             entry = self.entry(pointer.uuid).await?;
         }
-        match entry.filter(|entry| !entry.name.is_empty()) {
+        match entry {
+            Some(entry) if entry.name.is_empty() && entry.is_young() => {
+                Err(self.in_other_hands(&Entry { name: plan.name.to_owned(), ..entry }))
+            }
             Some(entry) if entry.name == plan.name => {
                 Ok(Reservation { entry, other_pool: other, locked: false, fresh: false, deleting: None })
             }
-            Some(entry) => Err(self.contradiction(plan.name, &entry)),
-            None if other.is_some() => Err(self.lost(plan.name, pointer)),
-            None => match self.write_entry(pointer.uuid, plan).await? {
+            Some(entry) if !entry.name.is_empty() => Err(self.contradiction(plan.name, &entry)),
+            _ if other.is_some() => Err(self.lost(plan.name, pointer)),
+            _ => match self.write_entry(pointer.uuid, plan).await? {
                 Some(reservation) => Ok(reservation),
                 None => {
                     Err(Error::new(Kind::Busy, format!("{} is being reserved by another client", plan.name)))
