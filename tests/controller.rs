@@ -17,6 +17,8 @@ mod ceph_conf;
 mod chain;
 #[path = "controller/crash.rs"]
 mod crash;
+#[path = "controller/damaged.rs"]
+mod damaged;
 #[path = "controller/expand.rs"]
 mod expand;
 #[path = "controller/failing.rs"]

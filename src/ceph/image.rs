@@ -127,6 +127,19 @@ impl Pool {
         self.directory_text("directory name", c"dir_get_name", id.as_str()).await
     }
 
+    /// The names of the pool's images that end so. Lists the pool's directory, one operation per
+    /// 1,024 images.
+    pub async fn images_ending(&self, end: &str) -> Result<Vec<String>> {
+        const PREFIX: &str = "name_";
+        let mut found = Vec::new();
+        let look = |key: &str, _: &[u8]| {
+            found.extend(key.strip_prefix(PREFIX).filter(|name| name.ends_with(end)).map(str::to_owned));
+            Ok(())
+        };
+        self.omap_walk("directory list", DIRECTORY, PREFIX, look).await?;
+        Ok(found)
+    }
+
     async fn directory_text(
         &self,
         what: &'static str,

@@ -175,21 +175,27 @@ impl Pool {
     }
 
     /// The ids and names of all images in the trash whose name ends so. Lists the
-    /// whole trash, one operation per thousand images.
+    /// whole trash, one operation per thousand images. EBADMSG for an entry that cannot be
+    /// read and has that text in it; others of that kind are passed over.
     pub async fn trash_find(&self, name_ends_with: &str) -> Result<Vec<(ImageId, String)>> {
         const OP: &str = "trash list";
         const PREFIX: &str = "id_";
-        let all = match self.omap_all(OP, TRASH, PREFIX).await {
-            Err(error) if error.is(libc::ENOENT) => return Ok(Vec::new()),
-            all => all?,
-        };
         let mut found = Vec::new();
-        for (key, value) in &all {
-            let name = self.entry(OP, value)?.name;
+        let look = |key: &str, value: &[u8]| {
+            let name = match self.entry(OP, value) {
+                Ok(entry) => entry.name,
+                Err(error) if String::from_utf8_lossy(value).contains(name_ends_with) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, key, "an entry of the trash cannot be read");
+                    return Ok(());
+                }
+            };
             if name.ends_with(name_ends_with) {
                 found.push((ImageId::new(key.trim_start_matches(PREFIX)), name));
             }
-        }
+            Ok(())
+        };
+        self.omap_walk(OP, TRASH, PREFIX, look).await?;
         Ok(found)
     }
 

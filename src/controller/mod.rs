@@ -69,6 +69,8 @@ pub struct Controller {
     creator: Creator,
     /// Names that were begun and have not ended well.
     begun: Recent,
+    /// What was deleted.
+    gone: Recent,
     /// Where the secrets lie that config.json names, if there is a Kubernetes.
     kube: Option<Kube>,
 }
@@ -80,8 +82,8 @@ impl Controller {
         let flattener = Flattener::new(options.flatten_concurrency, &creator, &resolver.instance);
         let purger = Purger::new(&creator, &resolver.instance, &flattener);
         flattener.tell(&purger);
-        let begun = Recent::default();
-        Self { options: Arc::new(options), resolver, operations, purger, creator, begun, kube: None }
+        let (begun, gone) = (Recent::default(), Recent::default());
+        Self { options: Arc::new(options), resolver, operations, purger, creator, begun, gone, kube: None }
     }
 
     /// The same, with a Kubernetes that keeps the secrets that config.json names.

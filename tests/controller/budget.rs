@@ -10,7 +10,9 @@ use crate::support::ops;
 
 const MOST_FOR_CREATE: u64 = 14;
 const MOST_FOR_REPLAY: u64 = 5;
-const MOST_FOR_DELETE: u64 = 25;
+const MOST_FOR_DELETE: u64 = 17;
+/// Among 2,000 volumes: five, and two pages of each directory.
+const MOST_FOR_ABSENT: u64 = 9;
 const MOST_FOR_DELETE_SNAPSHOT: u64 = 25;
 /// librbd alone takes 26 for an image of the default features (open 11, resize 10, close 5).
 const MOST_FOR_GROWTH: u64 = 14;
@@ -84,11 +86,18 @@ fn two_thousand_volumes_in_the_pool_cost_nothing_more() {
     bench.site.arm("delay=3000:before:journal read purge");
     let ((), delete) = cost(&bench, &driver, || bench.delete(&driver, &id).unwrap());
     bench.site.arm("");
+    // One that the driver does not know is looked for in both directories, a thousand names at a time.
+    let unknown = bench.handle(&uuid::Uuid::new_v4().to_string());
+    let (_, absent) = cost(&bench, &driver, || bench.delete(&driver, &unknown).unwrap());
+    let (_, absent_again) = cost(&bench, &driver, || bench.delete(&driver, &unknown).unwrap());
+    println!("absent {absent}, again {absent_again}");
     for (object, keys) in [("csi.volumes.default", &keys), ("rbd_directory", &names)] {
         let op = rbd_csi::ceph::WriteOp::new().omap_remove(keys.iter().map(String::as_str));
         bench.wait(bench.rados.write("clean up", object, op)).unwrap();
     }
     bench.wait_until_empty("after the many");
+    assert!(absent <= MOST_FOR_ABSENT, "DeleteVolume of an unknown handle took {absent} operations");
+    assert!(absent_again <= 4, "again {absent_again}");
     assert_eq!(many, alone, "CreateVolume among 2,000 volumes");
     assert!(replay <= MOST_FOR_REPLAY && delete <= MOST_FOR_DELETE, "replay {replay}, delete {delete}");
 }

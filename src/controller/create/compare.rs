@@ -49,7 +49,7 @@ pub async fn image(header: &Header, wanted: &Wanted, pool: &Pool, name: &str) ->
             differences.push(format!("its features are {has}, not {features}"));
         }
     }
-    let object_size = 1_u64 << header.order;
+    let object_size = header.object_size();
     if let Some(asked) = spec.object_size.filter(|asked| *asked != object_size) {
         differences.push(format!("its objects have {object_size} bytes, not {asked}"));
     }

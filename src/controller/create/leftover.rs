@@ -170,7 +170,7 @@ async fn whole(
         (Origin::Clone(_), Some(parent)) if parent.names(pool, id).await? => {}
         _ => return Ok(false),
     }
-    let striped = spec.stripe.is_some_and(|stripe| stripe != (1 << header.order, 1));
+    let striped = spec.stripe.is_some_and(|stripe| stripe != (header.object_size(), 1));
     if striped && header.stripe.is_none() {
         return Ok(false);
     }

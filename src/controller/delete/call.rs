@@ -81,12 +81,15 @@ impl Controller {
         };
         let reach = Reach::new(&self.resolver.connections, &cluster, &credentials);
         let journal = self.open_journal(&pool, *collection, &reach);
+        let key = format!("{} {id}", collection.noun());
         let deletion = Deletion {
             journal: &journal,
             creator: &self.creator,
             purger: &self.purger,
             mirror_daemons: cluster.mirror_daemon_count,
             instance: &self.resolver.instance,
+            key: &key,
+            gone: &self.gone,
             progress,
         };
         let deleted = deletion.run(id.uuid).await;

@@ -19,6 +19,7 @@ pub mod record;
 
 mod attempt;
 mod call;
+mod damaged;
 mod group;
 mod half_done;
 mod mgr;
@@ -31,6 +32,7 @@ use uuid::Uuid;
 
 use crate::ceph::{Header, ImageId, Pool};
 use crate::controller::create::leftover;
+use crate::controller::recent::Recent;
 use crate::controller::snapshot::point::{Source, user_snapshot};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::{name, watch};
@@ -64,6 +66,10 @@ pub struct Deletion<'a> {
     pub mirror_daemons: u32,
     /// `--instanceid`, for other journals.
     pub instance: &'a str,
+    /// What tells this deletion from others of this process.
+    pub key: &'a str,
+    /// Deletions that this process has seen to their end.
+    pub gone: &'a Recent,
     /// Tells the step.
     pub progress: &'a Progress,
 }
@@ -84,15 +90,17 @@ impl Deletion<'_> {
     /// made of it; what Ceph answers.
     pub async fn run(&self, uuid: Uuid) -> Result<Deleted> {
         self.progress.step(format!("reading the journal entry of {uuid}"));
-        match self.journal.entry(uuid).await? {
-            Some(entry) => self.of_entry(entry).await,
-            None => self.without_entry(uuid).await,
-        }
+        let deleted = match self.journal.entry(uuid).await? {
+            Some(entry) => self.of_entry(entry).await?,
+            None => self.without_entry(uuid).await?,
+        };
+        self.gone.add(self.key);
+        Ok(deleted)
     }
 
     async fn of_entry(&self, entry: Entry) -> Result<Deleted> {
         self.refuse_what_is_not_here_yet(&entry).await?;
-        let name = entry.image(self.journal.collection());
+        let name = self.image_name(&entry).await?;
         self.progress.step(format!("looking at image {}", self.pool().describe(&name)));
         if self.take_unfinished_snapshot_back(&entry, &name).await? {
             return Ok(Deleted::Removed);
@@ -110,59 +118,8 @@ impl Deletion<'_> {
         Ok(Deleted::Removed)
     }
 
-    /// No entry: either all is gone, or the journal was damaged. An image or a
-    /// trash entry of that uuid is not deleted on a guess, but it is not denied either.
-    async fn without_entry(&self, uuid: Uuid) -> Result<Deleted> {
-        let pool = self.pool();
-        let name = self.journal.collection().default_image(uuid);
-        if pool.image_id(&name).await?.is_some() || pool.directory_id(&name).await?.is_some() {
-            return Err(Error::new(
-                Kind::Precondition,
-                format!(
-                    "image {} exists but its journal entry {} does not: look at the image, then remove it by hand \
-                     (`rbd rm`) or restore the entry",
-                    pool.describe(&name),
-                    self.journal.object(uuid)
-                ),
-            ));
-        }
-        self.refuse_the_other_kind(uuid).await?;
-        for (id, image) in pool.trash_find(&uuid.to_string()).await? {
-            // Its purge may have ended since the list was read.
-            if !record::is_recorded(self.journal, &id).await?
-                && pool.trash_entry(&id).await?.is_some()
-                && !mgr::has_task(pool, &id).await?
-            {
-                return Err(Error::new(
-                    Kind::Precondition,
-                    format!(
-                        "image {image} (id {}) is in the trash of pool {} without a journal entry: \
-                         `rbd trash rm` or `rbd trash restore` it",
-                        id.as_str(),
-                        pool.name()
-                    ),
-                ));
-            }
-            self.purger.start(self.journal, id);
-        }
-        Ok(Deleted::Absent)
-    }
-
     fn pool(&self) -> &Pool {
         self.journal.pool()
-    }
-
-    /// A snapshot's handle is no volume's, nor the reverse.
-    async fn refuse_the_other_kind(&self, uuid: Uuid) -> Result<()> {
-        let (other, call) = match self.journal.collection() {
-            Collection::Volumes => (Collection::Snapshots, "DeleteSnapshot"),
-            Collection::Snapshots => (Collection::Volumes, "DeleteVolume"),
-        };
-        if !exists(self.pool(), &other.object(uuid)).await? {
-            return Ok(());
-        }
-        let text = format!("{uuid} is a {}: {call} deletes it; nothing was changed", other.noun());
-        Err(Error::new(Kind::Precondition, text))
     }
 
     /// Step 1. An image that an earlier call has brought to the trash is seen to its end there.
@@ -274,7 +231,18 @@ impl Deletion<'_> {
     async fn remove(&self, entry: &Entry, name: &str, image: Image) -> Result<()> {
         match image {
             Image::Whole(id, header) => self.discard(entry, name, &id, Some(&header)).await,
-            Image::Pieces => self.clear(entry, name).await,
+            Image::Pieces => {
+                if let Some(id) = &entry.image_id {
+                    let (image, id) = (self.pool().describe(name), id.as_str());
+                    tracing::warn!(
+                        image,
+                        id,
+                        "the image had lost its header: its names are removed, and its data objects, if there are any, \
+                         stay; `rados ls` shows them as rbd_data.{id}.* in the volume's data pool"
+                    );
+                }
+                self.clear(entry, name).await
+            }
             Image::Gone => Ok(()),
         }
     }

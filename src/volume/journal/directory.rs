@@ -121,16 +121,22 @@ impl Journal {
         Error::new(Kind::Internal, format!("key {key} of {object} holds {text:?}, which is no uuid"))
     }
 
-    /// The names that point to a uuid. Lists the directory: for entries that ceph-csi
-    /// left empty, which cannot tell their name.
-    pub(super) async fn names_of(&self, uuid: Uuid) -> Result<Vec<String>> {
+    /// The names that point to a uuid. Lists the directory, one operation for 1,024 names: for
+    /// entries that are lost, and those that ceph-csi left empty, which cannot tell their name.
+    ///
+    /// # Errors
+    /// What Ceph answers.
+    pub async fn names_of(&self, uuid: Uuid) -> Result<Vec<String>> {
         let prefix = self.collection.key_prefix();
-        let all = match self.pool.omap_all("journal list names", &self.directory, prefix).await {
-            Err(error) if error.is(libc::ENOENT) => return Ok(Vec::new()),
-            all => all?,
+        let mut names = Vec::new();
+        let look = |key: &str, value: &[u8]| {
+            if Pointer::parse(value).is_some_and(|at| at.uuid == uuid) {
+                names.extend(key.strip_prefix(prefix).map(str::to_owned));
+            }
+            Ok(())
         };
-        let named = all.iter().filter(|(_, value)| Pointer::parse(value).is_some_and(|at| at.uuid == uuid));
-        Ok(named.filter_map(|(key, _)| key.strip_prefix(prefix)).map(str::to_owned).collect())
+        self.pool.omap_walk("journal list names", &self.directory, prefix, look).await?;
+        Ok(names)
     }
 }
 
