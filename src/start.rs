@@ -18,6 +18,7 @@ use crate::controller::ask::attach::Attacher;
 use crate::controller::change::depth::CloneLimits;
 use crate::controller::{Controller, ControllerOptions};
 use crate::health::Health;
+use crate::host::boot::boot_id;
 use crate::host::thread::on_thread;
 use crate::host::{command, hardening, krbd, memory, module, pids, place};
 use crate::kube::Kube;
@@ -146,7 +147,7 @@ fn routes(
         let controller = ControllerOptions {
             cluster_name: options.cluster_name.clone(),
             strict_parameters: options.strict_parameters,
-            identity: listener.identity(&options.host_name),
+            identity: listener.identity(&this_boot(&options.host_name)),
             takeover_grace: options.takeover_grace,
             clone_limits: CloneLimits {
                 hard_depth: options.hard_depth,
@@ -167,6 +168,18 @@ fn routes(
         Node::new(node, resolver.clone(), operations.clone())
     });
     csi::routes(&options.driver_name, controller, kube.map(Attacher::new), node, health)
+}
+
+/// A node's name is not enough: where two Kubernetes share a Ceph, each may have one of that name,
+/// with a folder in memory that has the same inode in both.
+fn this_boot(host: &str) -> String {
+    match boot_id() {
+        Ok(boot) => format!("{host} {boot}"),
+        Err(error) => {
+            tracing::warn!(%error, "the kernel does not tell its boot: another node of this name is not told apart");
+            host.to_owned()
+        }
+    }
 }
 
 /// Lets the kubelet find this node plugin, if that was asked for.

@@ -132,7 +132,8 @@ impl Connections {
                 *used = Instant::now();
                 return Ok(connection.clone());
             }
-            Some(Entry::Connecting(outcome)) => return Err(outcome.clone()),
+            // One whose task has died would never end.
+            Some(Entry::Connecting(outcome)) if outcome.has_changed().is_ok() => return Err(outcome.clone()),
             _ => {}
         }
         let (sender, receiver) = watch::channel(None);
@@ -198,5 +199,24 @@ async fn connect_now(shared: &Arc<Shared>, key: &Key) -> Result<Connection> {
     match door::pass(OP, &object, call).await? {
         (_, Some(connection)) => connection,
         (_, None) => Err(CephError::new(OP, object, libc::EIO)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connect_whose_task_died_is_begun_anew() {
+        let connections = Connections::new(None);
+        // librados refuses it at once.
+        let monitors = vec!["no address".to_owned()];
+        let credentials = Credentials { user: "admin".into(), key: Secret::new("no key".into()) };
+        let key = Key { monitors: monitors.clone(), credentials: credentials.clone(), background: false };
+        let (sender, dead) = watch::channel(None);
+        connections.0.lock().insert(key, Entry::Connecting(dead));
+        drop(sender);
+        let error = connections.get(&monitors, &credentials).await.unwrap_err();
+        assert!(!error.is(libc::ESHUTDOWN), "{error}");
     }
 }

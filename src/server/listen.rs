@@ -57,7 +57,8 @@ impl Listener {
 
     /// What tells this process from every other one that lives, and is the same
     /// for the one started in its place: a socket's folder (by its inode, since
-    /// each container sees it at the same path) has one living driver.
+    /// each container sees it at the same path) has one living driver. `host` says which node it
+    /// is, and which boot of it.
     pub fn identity(&self, host: &str) -> String {
         match &self.socket {
             Socket::Unix { file, .. } => {

@@ -234,3 +234,22 @@ fn a_name_whose_deletion_was_killed_at_any_call_is_created_whole() {
         goes_on(bench.delete(driver, &id), "delete", at);
     });
 }
+
+/// Two nodes of one name, of two Kubernetes on one Ceph, are two.
+#[test]
+fn a_creator_s_lock_names_this_boot_of_the_node() {
+    let bench = Bench::new();
+    let mut driver = bench.start();
+    bench.site.arm("kill:before:rbd_create4");
+    bench.create(&driver, NAME).unwrap_err();
+    assert!(driver.was_killed(KILLED));
+    bench.site.arm("");
+    let object = format!("csi.volume.{}", bench.reserved(NAME).unwrap());
+    let holder = bench.wait(bench.rados.lock_holder(&object, "rbd-csi.create")).unwrap().unwrap();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    assert!(holder.cookie.contains(boot.trim()), "{}", holder.cookie);
+    let driver = bench.start();
+    let id = bench.create(&driver, NAME).unwrap();
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("at the end");
+}

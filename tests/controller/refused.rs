@@ -293,6 +293,24 @@ fn more_objects_than_an_object_map_has() {
     bench.wait_until_empty("at the end");
 }
 
+/// Only the cluster's word that there is no such pool is final.
+#[test]
+fn a_look_for_the_data_pool_that_fails_is_no_absence() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    bench.delete(&driver, &bench.nothing()).unwrap();
+    let request = || bench.request(NAME, &[("dataPool", "no-such-data")]);
+    bench.site.arm("fail=110:before:rados_pool_lookup#2");
+    let status = bench.send(&driver, request()).unwrap_err();
+    let looked =
+        bench.site.steps().iter().filter(|step| step.starts_with("rados_pool_lookup\tno-such")).count();
+    bench.site.arm("");
+    assert_eq!((status.code(), looked), (Code::DeadlineExceeded, 1), "{status}");
+    assert!(status.message().contains("no-such-data"), "{status}");
+    assert_eq!(bench.send(&driver, request()).unwrap_err().code(), Code::InvalidArgument);
+    bench.wait_until_empty("at the end");
+}
+
 #[test]
 fn a_full_pool() {
     let bench = Bench::new();
