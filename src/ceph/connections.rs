@@ -209,9 +209,9 @@ mod tests {
     #[tokio::test]
     async fn a_connect_whose_task_died_is_begun_anew() {
         let connections = Connections::new(None);
-        // librados refuses it at once.
-        let monitors = vec!["no address".to_owned()];
-        let credentials = Credentials { user: "admin".into(), key: Secret::new("no key".into()) };
+        let monitors = vec!["127.0.0.1:1".to_owned()];
+        // Refused before anything is sent.
+        let credentials = Credentials { user: "a\0b".into(), key: Secret::new("no key".into()) };
         let key = Key { monitors: monitors.clone(), credentials: credentials.clone(), background: false };
         let (sender, dead) = watch::channel(None);
         connections.0.lock().insert(key, Entry::Connecting(dead));
