@@ -85,7 +85,7 @@ pub(super) fn id_object(name: &str) -> String {
 }
 
 impl Pool {
-    /// Makes an image of format 2 (`rbd_create4`): librbd's own 6 operations.
+    /// Makes an image of format 2 (`rbd_create4`): librbd's own 8 operations.
     /// EEXIST also for any half-made image of that name; ENOENT for a missing
     /// data pool or RBD namespace; ENOSPC or EDQUOT on a full pool. After an
     /// error any part of the image may exist.

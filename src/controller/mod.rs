@@ -18,7 +18,7 @@ use change::flatten::{Flattener, Need, Target};
 use create::content::{Content, Lookup};
 use create::given_up::GivenUp;
 use reach::Reach;
-use recent::{Attempt, Recent};
+use recent::{Attempt, Names, Recent};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,8 +67,8 @@ pub struct Controller {
     operations: Operations,
     purger: Purger,
     creator: Creator,
-    /// Names that were begun and have not ended well.
-    begun: Recent,
+    /// Names that were made, or begun.
+    names: Names,
     /// What was deleted.
     gone: Recent,
     /// Where the secrets lie that config.json names, if there is a Kubernetes.
@@ -82,8 +82,8 @@ impl Controller {
         let flattener = Flattener::new(options.flatten_concurrency, &creator, &resolver.instance);
         let purger = Purger::new(&creator, &resolver.instance, &flattener);
         flattener.tell(&purger);
-        let (begun, gone) = (Recent::default(), Recent::default());
-        Self { options: Arc::new(options), resolver, operations, purger, creator, begun, gone, kube: None }
+        let (names, gone) = (Names::default(), Recent::default());
+        Self { options: Arc::new(options), resolver, operations, purger, creator, names, gone, kube: None }
     }
 
     /// The same, with a Kubernetes that keeps the secrets that config.json names.
@@ -105,7 +105,7 @@ impl Controller {
             deadline,
         };
         let needs = source.iter().map(|origin| canonical(origin.handle())).collect();
-        let (this, attempt) = (self.clone(), Attempt::new(&self.begun, &operation.key));
+        let (this, attempt) = (self.clone(), Attempt::new(&self.names, &operation.key));
         self.operations
             .run_with(operation, needs, move |progress| async move {
                 attempt.end(this.create_now(wanted, &request, &attempt, &progress).await)

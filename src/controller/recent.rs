@@ -1,6 +1,6 @@
 //! What this process remembers of names and handles, so that a repeat is answered right or cheaply.
 //!
-//! Lives here: a bounded memory, and with it the creations that were begun and have not ended well.
+//! Lives here: a bounded memory, and with it the creations that were begun, and how they ended.
 //! What a reader gets wrong: it is a help and no truth. Another process and the one that is started
 //! next know nothing of it, so nothing is written or removed because of it.
 
@@ -51,20 +51,29 @@ impl Recent {
 /// journal is asked the driver cannot know what an earlier try has left; so it remembers which
 /// names it has begun, and is final only of others.
 pub struct Attempt {
-    begun: Recent,
+    names: Names,
     key: String,
+}
+
+/// The names that calls of this process have created, or begun to.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    /// Not ended well.
+    begun: Recent,
+    /// Complete when they were answered.
+    made: Recent,
 }
 
 impl Attempt {
     /// A call for the name of this key.
-    pub fn new(begun: &Recent, key: &str) -> Self {
-        Self { begun: begun.clone(), key: key.to_owned() }
+    pub fn new(names: &Names, key: &str) -> Self {
+        Self { names: names.clone(), key: key.to_owned() }
     }
 
     /// To be called before anything is written. `true`: an earlier call did so, and what it has
-    /// left may be there still.
+    /// left or made may be there still.
     pub fn begin(&self) -> bool {
-        self.begun.add(&self.key)
+        self.names.begun.add(&self.key) || self.names.made.has(&self.key)
     }
 
     /// The outcome as the caller may be told it. What differs from the request is final in any case.
@@ -72,12 +81,15 @@ impl Attempt {
     /// # Errors
     /// The outcome's own, never a final one while something of the name may be left.
     pub fn end<T>(&self, outcome: Result<T>) -> Result<T> {
-        let open = |error: &Error| !error.is_settled() && self.begun.has(&self.key);
+        let open = |error: &Error| !error.is_settled() && self.names.begun.has(&self.key);
         match outcome {
             Err(error) if error.kind != Kind::AlreadyExists && open(&error) => Err(error.unsettled()),
             outcome => {
                 if outcome.as_ref().err().is_none_or(Error::is_settled) {
-                    self.begun.remove(&self.key);
+                    self.names.begun.remove(&self.key);
+                }
+                if outcome.is_ok() {
+                    self.names.made.add(&self.key);
                 }
                 outcome
             }
@@ -102,8 +114,8 @@ mod tests {
 
     #[test]
     fn an_error_is_final_only_of_a_name_that_left_nothing() {
-        let begun = Recent::default();
-        let attempt = Attempt::new(&begun, "a");
+        let names = Names::default();
+        let attempt = Attempt::new(&names, "a");
         let end = |error: Error| attempt.end::<()>(Err(error)).unwrap_err().kind;
         let denied = || Error::new(Kind::Denied, "no");
         assert_eq!(end(denied()), Kind::Denied);
@@ -112,11 +124,12 @@ mod tests {
         assert!(attempt.begin());
         assert_eq!(end(denied()), Kind::Unavailable);
         assert_eq!(end(Error::new(Kind::AlreadyExists, "differs")), Kind::AlreadyExists);
-        assert_eq!(Attempt::new(&begun, "b").end::<()>(Err(denied())).unwrap_err().kind, Kind::Denied);
+        assert_eq!(Attempt::new(&names, "b").end::<()>(Err(denied())).unwrap_err().kind, Kind::Denied);
         assert_eq!(end(denied().settled()), Kind::Denied);
         assert_eq!(end(denied()), Kind::Denied);
         attempt.begin();
         assert!(attempt.end(Ok(())).is_ok());
         assert_eq!(end(denied()), Kind::Denied);
+        assert!(attempt.begin() && !Attempt::new(&names, "b").begin());
     }
 }

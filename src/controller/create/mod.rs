@@ -139,7 +139,7 @@ pub async fn provision(
         source: None,
         origin: wanted.content.origin(),
         creator: means.creator,
-        begun: means.attempt.begin(),
+        known: means.attempt.begin(),
     };
     // A name that was looked up already and is complete needs no reservation to be compared.
     let mut known = match &wanted.content {

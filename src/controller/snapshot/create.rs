@@ -104,7 +104,7 @@ impl Making<'_> {
 
     async fn reserved(&self, image: &Source) -> Result<Snapshot> {
         let name = &self.request.name;
-        let begun = self.attempt.begin();
+        let known = self.attempt.begin();
         for _ in 0..TURNS {
             let plan = Plan {
                 name,
@@ -113,7 +113,7 @@ impl Making<'_> {
                 source: Some(&image.name),
                 origin: None,
                 creator: &self.controller.creator,
-                begun,
+                known,
             };
             let reserving = || format!("cannot reserve snapshot {name} in pool {}", self.pool().name());
             let reservation = self

@@ -52,7 +52,7 @@ impl Controller {
             fingerprint: format!("{source} {:?}", request.parameters),
             deadline,
         };
-        let attempt = Attempt::new(&self.begun, &operation.key);
+        let attempt = Attempt::new(&self.names, &operation.key);
         let (this, needs) = (self.clone(), vec![source.to_string()]);
         self.operations
             .run_with(operation, needs, move |progress| async move {

@@ -51,8 +51,8 @@ pub struct Plan<'a> {
     pub origin: Option<&'a Origin>,
     /// Who creates: written into the lock.
     pub creator: &'a creator::Creator,
-    /// Whether this process has begun the name before, and something of that may be left.
-    pub begun: bool,
+    /// Whether this process has made the name before, or begun to: something of it may be there.
+    pub known: bool,
 }
 
 impl Journal {
@@ -62,9 +62,15 @@ impl Journal {
     /// # Errors
     /// What Ceph answers, and [`Kind::Internal`] for a journal that contradicts itself.
     pub async fn reserve(&self, plan: &Plan<'_>) -> Result<Reservation> {
+        let mut look_first = plan.known;
         for _ in 0..ATTEMPTS {
-            // First the intent, for it fails when the name is known: a new name costs no look-up.
-            let found = match self.intend(plan.name).await {
+            // First the intent, for it fails when the name is known: a new name costs no look-up,
+            // and one that this process has met costs no intent.
+            let intended = match std::mem::take(&mut look_first) {
+                true => Ok(None),
+                false => self.intend(plan.name).await,
+            };
+            let found = match intended {
                 Ok(Some(uuid)) => {
                     if let Some(reservation) = self.finish(uuid, plan).await? {
                         return Ok(reservation);
@@ -117,7 +123,7 @@ impl Journal {
         match self.look_up(plan.name).await {
             Ok(Found { entered: None, intended: None, .. }) => Err(refused.settled()),
             Ok(found) => Ok(found),
-            Err(_) if plan.begun => Err(refused),
+            Err(_) if plan.known => Err(refused),
             Err(_) => Err(refused.settled()),
         }
     }
