@@ -16,9 +16,12 @@ use crate::volume::operation::Progress;
 /// Programs at once for one pool's volumes.
 const AT_ONCE: usize = 16;
 
+/// A pool: its cluster, and its number there.
+type Place = (String, i64);
+
 /// The turns of all pools.
 #[derive(Debug, Clone, Default)]
-pub struct Checks(Arc<Mutex<HashMap<(String, i64), Arc<Semaphore>>>>);
+pub struct Checks(Arc<Mutex<HashMap<Place, Arc<Semaphore>>>>);
 
 impl Checks {
     /// Waits until a program may run on a device of this pool, and for as long as this is held.
