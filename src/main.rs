@@ -5,7 +5,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use rbd_csi::host::child;
+use rbd_csi::host::helper;
 use rbd_csi::options::{self, Asked};
 use rbd_csi::start;
 
@@ -15,7 +15,7 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1).peekable();
     if arguments.next_if(|argument| argument == "internal").is_some() {
-        return child::child_main(arguments);
+        return helper::main(arguments);
     }
     match options::parse(arguments) {
         Ok(Asked::Help) => print(&options::help()),

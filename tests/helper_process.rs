@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rbd_csi::host::child::{self, Job};
-use rbd_csi::host::filesystem::FsKind;
+use rbd_csi::host::child;
 use rbd_csi::host::foresight::written_by;
+use rbd_csi::host::fs_kind::FsKind;
+use rbd_csi::host::job::Job;
 use rbd_csi::host::probe::{Content, probe};
 
 const LIMIT: Duration = Duration::from_secs(20);

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::context::Context;
 use super::ffi;
-use super::pool::Context;
 use super::read_op::{ReadOp, ReadResults, Slot};
 use super::write_op::WriteOp;
 

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use super::conf_file;
 use super::connection::Connection;
-use super::connections::Credentials;
+use super::credentials::Credentials;
 use super::error::{CephError, Result};
 use super::ffi;
 

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::connect;
 use super::connection::Connection;
+use super::credentials::Credentials;
 use super::door;
 use super::error::{CephError, Result};
 use super::shutdown;
@@ -23,23 +24,6 @@ use crate::secret::Secret;
 /// Connections that nobody asked for so long go when another is made: those of
 /// clusters that were taken out of the configuration.
 const IDLE: Duration = Duration::from_secs(15 * 60);
-
-/// A cephx user and its key.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Credentials {
-    /// The user's id without `client.`; one that is given with it is understood.
-    pub user: String,
-    /// The key, as `ceph auth print-key` prints it.
-    pub key: Secret,
-}
-
-impl Credentials {
-    /// The user's id, never with `client.` in front nor blanks around.
-    pub fn user(&self) -> &str {
-        let user = self.user.trim();
-        user.strip_prefix("client.").unwrap_or(user)
-    }
-}
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {

@@ -21,13 +21,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::context::Context;
 use super::error::Result;
 use super::ffi;
 use super::header::Header;
 use super::image::ImageId;
 use super::lock::{self, Holder};
 use super::notify::{Message, response};
-use super::pool::{Context, Pool};
+use super::pool::Pool;
 use super::shutdown;
 use super::watchers::is_kernels;
 use super::write_op::WriteOp;

@@ -12,38 +12,12 @@ use std::sync::Arc;
 
 use super::aio;
 use super::connection::Connection;
+use super::context::Context;
 use super::door;
 use super::error::{CephError, Result};
 use super::ffi;
 use super::read_op::{ReadOp, ReadResults};
 use super::write_op::WriteOp;
-
-/// An I/O context of librados, destroyed with its last user.
-pub(super) struct Context {
-    io: ffi::rados_ioctx_t,
-    // The context must go before its cluster handle does.
-    _connection: Connection,
-}
-
-// SAFETY: librados' I/O contexts may be used by several threads at once as long
-// as nobody changes their settings; ours are set in `open` and never after.
-unsafe impl Send for Context {}
-// SAFETY: as above.
-unsafe impl Sync for Context {}
-
-impl Context {
-    /// For C calls while the context lives.
-    pub(super) fn io(&self) -> ffi::rados_ioctx_t {
-        self.io
-    }
-}
-
-impl Drop for Context {
-    fn drop(&mut self) {
-        // SAFETY: made by `rados_ioctx_create2`, destroyed once.
-        unsafe { ffi::rados_ioctx_destroy(self.io) }
-    }
-}
 
 /// A pool, by id, with a namespace (empty: the default one).
 #[derive(Clone)]
@@ -84,7 +58,7 @@ impl Pool {
             namespace: namespace.into(),
             id,
             connection: connection.clone(),
-            context: Arc::new(Context { io, _connection: connection.clone() }),
+            context: Arc::new(Context::new(io, connection)),
         })
     }
 
@@ -97,7 +71,7 @@ impl Pool {
     pub fn at_snapshot(&self, snap_id: u64) -> Result<Self> {
         let pool = Self::open(&self.connection, &self.name, self.id, &self.namespace)?;
         // SAFETY: a live context that nobody else has yet, so its settings may be made.
-        unsafe { ffi::rados_ioctx_snap_set_read(pool.context.io, snap_id) };
+        unsafe { ffi::rados_ioctx_snap_set_read(pool.context.io(), snap_id) };
         Ok(pool)
     }
 
@@ -107,7 +81,7 @@ impl Pool {
     pub fn takes_no_overwrites(&self) -> bool {
         let mut answer = 0;
         // SAFETY: a live context and room for the answer.
-        let code = unsafe { ffi::rados_ioctx_pool_requires_alignment2(self.context.io, &mut answer) };
+        let code = unsafe { ffi::rados_ioctx_pool_requires_alignment2(self.context.io(), &mut answer) };
         code >= 0 && answer != 0
     }
 

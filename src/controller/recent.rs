@@ -81,7 +81,9 @@ impl Attempt {
     /// # Errors
     /// The outcome's own, never a final one while something of the name may be left.
     pub fn end<T>(&self, outcome: Result<T>) -> Result<T> {
-        let open = |error: &Error| !error.is_settled() && self.names.begun.has(&self.key);
+        // One that was made is asked for again since its answer was lost.
+        let known = || self.names.begun.has(&self.key) || self.names.made.has(&self.key);
+        let open = |error: &Error| !error.is_settled() && known();
         match outcome {
             Err(error) if error.kind != Kind::AlreadyExists && open(&error) => Err(error.unsettled()),
             outcome => {
@@ -129,7 +131,7 @@ mod tests {
         assert_eq!(end(denied()), Kind::Denied);
         attempt.begin();
         assert!(attempt.end(Ok(())).is_ok());
-        assert_eq!(end(denied()), Kind::Denied);
+        assert_eq!(end(denied()), Kind::Unavailable, "its answer may have been lost");
         assert!(attempt.begin() && !Attempt::new(&names, "b").begin());
     }
 }

@@ -12,11 +12,10 @@
 //! anything. Jobs and answers go through a socket: nothing of them is in an argv.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, ExitCode, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -30,100 +29,15 @@ use nix::sys::socket::{
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
+use super::job::{Job, LARGEST, News, Order};
 use super::thread::on_thread;
-use super::{HostError, Result, command, helper};
+use super::{HostError, Result, command};
 
 /// How long a helper may leave its orders unread: it forks in between, and never waits.
 const BUSY: Duration = Duration::from_secs(2);
 /// How long a killed job may take to be gone.
 const GRACE: Duration = Duration::from_secs(1);
-/// The largest message between the driver and its helper.
-pub(super) const LARGEST: usize = 64 << 10;
-
-/// Something to do in the helper process.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Job {
-    /// mount(2); no symlink is followed in `target`. Answers `()`.
-    Mount {
-        /// The device, or what the file system type takes for it.
-        source: PathBuf,
-        /// The directory, absolute.
-        target: PathBuf,
-        /// The file system type.
-        fs_type: String,
-        /// MS_… as in mount(2).
-        flags: u64,
-        /// The file system's own options.
-        data: String,
-    },
-    /// umount2(2); no symlink is followed in `target`. Answers `()`.
-    Unmount {
-        /// The mount point, absolute.
-        target: PathBuf,
-    },
-    /// What is on a device. Answers [`super::probe::Look`].
-    Look {
-        /// The device, absolute.
-        device: PathBuf,
-    },
-    /// Replays the log of the XFS on a device. Answers `()`.
-    Replay {
-        /// The device, absolute.
-        device: PathBuf,
-    },
-}
-
-impl Job {
-    fn op(&self) -> &'static str {
-        match self {
-            Self::Mount { .. } => "mount",
-            Self::Unmount { .. } => "unmount",
-            Self::Look { .. } => "probe",
-            Self::Replay { .. } => "replay journal",
-        }
-    }
-
-    fn object(&self) -> String {
-        match self {
-            Self::Mount { source, target, .. } => format!("{} at {}", source.display(), target.display()),
-            Self::Unmount { target, .. } => target.display().to_string(),
-            Self::Look { device } | Self::Replay { device } => device.display().to_string(),
-        }
-    }
-}
-
-/// What the driver tells the helper.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Order {
-    /// Start a job.
-    Run(u64, Job),
-    /// Kill it, if it still runs.
-    Kill(u64),
-}
-
-/// What the helper tells the driver of the job of that number.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum News {
-    /// It runs as this process.
-    Started(u64, i32),
-    /// It is done: JSON.
-    Done(u64, serde_json::Value),
-    /// It failed with an errno and perhaps more words.
-    Failed(u64, i32, Option<String>),
-    /// Its process is gone; without `Done` or `Failed` before, it was killed.
-    Gone(u64),
-}
-
-impl News {
-    fn job(&self) -> u64 {
-        match self {
-            Self::Started(id, _) | Self::Done(id, _) | Self::Failed(id, ..) | Self::Gone(id) => *id,
-        }
-    }
-}
-
 type Waiting = Arc<Mutex<HashMap<u64, Sender<News>>>>;
 
 /// The running helper, seen from the driver.
@@ -142,14 +56,6 @@ static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 pub fn use_program(program: PathBuf) {
     // Only the first call counts: the helper may be running.
     let _ = PROGRAM.set(program);
-}
-
-/// Runs when this program is started as `rbd-csi internal …`; `args` are those behind `internal`.
-pub fn child_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match args.into_iter().next() {
-        Some(arg) if arg == "helper" => helper::serve(),
-        _ => ExitCode::from(2),
-    }
 }
 
 /// Runs the job in the helper process and gives its answer.

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use super::command::{self, Command};
-use super::filesystem::FsKind;
+use super::fs_kind::FsKind;
 use super::{HostError, Result};
 
 /// As long as mkfs itself may take.

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::Result;
 use super::command::{self, Command};
-use super::filesystem::{FsKind, step};
+use super::filesystem::step;
+use super::fs_kind::FsKind;
 
 /// A grow of many terabytes takes minutes; a repeated call joins it.
 const LONGEST: Duration = Duration::from_secs(2 * 3600);

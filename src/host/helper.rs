@@ -2,10 +2,10 @@
 //!
 //! One thread, one fork a job, so that a job that the kernel holds hurts nobody
 //! else. Ends with its socket, that is, with the driver. The driver's side and
-//! the jobs' meaning are in `child`.
+//! the jobs' meaning are in `child` and `job`.
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -21,7 +21,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use sys_mount::{Mount, MountFlags};
 
-use super::child::{Job, LARGEST, News, Order};
+use super::job::{Job, LARGEST, News, Order};
 use super::{probe, replay};
 
 /// The socket to the driver is the standard input.
@@ -29,8 +29,16 @@ const SOCKET: RawFd = 0;
 
 type Jobs = HashMap<Pid, u64>;
 
+/// Runs when this program is started as `rbd-csi internal …`; `args` are those behind `internal`.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match args.into_iter().next() {
+        Some(arg) if arg == "helper" => serve(),
+        _ => ExitCode::from(2),
+    }
+}
+
 /// Serves the driver until it is gone.
-pub(super) fn serve() -> ExitCode {
+fn serve() -> ExitCode {
     match try_serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

@@ -12,6 +12,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::device_numbers::{Devices, split};
 use super::processes;
 use super::thread::on_thread;
 
@@ -23,20 +24,6 @@ const MOST_WAIT: Duration = Duration::from_secs(3);
 
 /// How many holders are named.
 const MOST_NAMED: usize = 6;
-
-/// A device and its partitions, as `major:minor`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Devices {
-    /// The numbers by which inodes and mounts name them.
-    pub numbers: Vec<(u32, u32)>,
-}
-
-impl Devices {
-    /// Whether this is one of them.
-    pub fn contains(&self, device: (u32, u32)) -> bool {
-        self.numbers.contains(&device)
-    }
-}
 
 /// What a search found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,11 +86,6 @@ pub fn of_number(number: (u32, u32)) -> Holders {
     found.extend(loops(&devices));
     let partial = !processes::search(&devices, until, &mut found);
     Holders { found, partial }
-}
-
-/// `st_dev` or `st_rdev` as major and minor.
-pub fn split(number: u64) -> (u32, u32) {
-    (libc::major(number), libc::minor(number))
 }
 
 fn entries(folder: &Path) -> Vec<std::path::PathBuf> {

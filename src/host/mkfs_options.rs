@@ -7,7 +7,7 @@
 //! Easily missed: options may stand together (`-qd folder`), a value in the same
 //! word or the next, and mke2fs finds devices by label, without any path.
 
-use super::filesystem::FsKind;
+use super::fs_kind::FsKind;
 use super::{HostError, Result};
 
 /// mke2fs's letters that take a value (1.47, `PRS` in misc/mke2fs.c).

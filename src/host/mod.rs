@@ -6,12 +6,16 @@ pub mod cgroup;
 pub mod child;
 pub mod command;
 pub mod device;
+mod device_numbers;
 pub mod filesystem;
 pub mod foresight;
+pub mod fs_kind;
 pub mod greeting;
 pub mod growth;
 pub mod hardening;
+pub mod helper;
 pub mod holders;
+pub mod job;
 pub mod keyring;
 pub mod krbd;
 mod map_line;
@@ -33,7 +37,6 @@ pub mod thread;
 pub mod utab;
 
 mod error;
-mod helper;
 mod step;
 
 pub use error::{HostError, Result};

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use nix::sys::statvfs::fstatvfs;
 
-use super::child::{Job, call_blocking};
+use super::child::call_blocking;
 use super::helper::unmount_here;
+use super::job::Job;
 use super::mount_options::MountOptions;
 use super::mountinfo::Mount;
 use super::place::Place;

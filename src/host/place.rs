@@ -19,7 +19,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2, renamea
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
-use super::holders::split;
+use super::device_numbers::split;
 use super::step::step;
 use super::{HostError, Result};
 

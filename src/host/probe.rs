@@ -18,6 +18,7 @@ use libblkid_rs::{BlkidProbe, BlkidSafeprobeRet, BlkidSublks, BlkidSublksFlags};
 use serde::{Deserialize, Serialize};
 
 use super::child;
+use super::job::Job;
 use super::superblock::{self, Superblock};
 
 /// What a device holds, as far as its signatures tell.
@@ -62,7 +63,7 @@ pub struct Look {
 /// # Errors
 /// When it cannot be read, or not within `limit`.
 pub async fn look(device: impl Into<PathBuf>, limit: Duration) -> super::Result<Look> {
-    child::call(child::Job::Look { device: device.into() }, limit).await
+    child::call(Job::Look { device: device.into() }, limit).await
 }
 
 /// As [`look`], when only the content matters.

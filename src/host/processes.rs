@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::holders::Devices;
+use super::device_numbers::Devices;
 
 /// Adds every process that holds one of the devices, and after them the mounts; `false`
 /// when the time was up first. Mounts come last because whoever keeps a mount from going

@@ -16,8 +16,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::Result;
-use super::child::{self, Job};
-use super::filesystem::{self, Care, FsKind, step};
+use super::child;
+use super::filesystem::{self, Care, step};
+use super::fs_kind::FsKind;
+use super::job::Job;
 
 // include/uapi/linux/mount.h; the libc crate has the calls' numbers only.
 const FSOPEN_CLOEXEC: libc::c_uint = 1;

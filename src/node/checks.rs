@@ -19,6 +19,9 @@ const AT_ONCE: usize = 16;
 /// A pool: its cluster, and its number there.
 type Place = (String, i64);
 
+/// A program's turn; it ends when this goes.
+pub type Turn = OwnedSemaphorePermit;
+
 /// The turns of all pools.
 #[derive(Debug, Clone, Default)]
 pub struct Checks(Arc<Mutex<HashMap<Place, Arc<Semaphore>>>>);
@@ -28,7 +31,7 @@ impl Checks {
     ///
     /// # Errors
     /// [`Kind::Busy`] when the call's time ends before that.
-    pub async fn turn(&self, pool: &Pool, progress: &Progress) -> Result<OwnedSemaphorePermit> {
+    pub async fn turn(&self, pool: &Pool, progress: &Progress) -> Result<Turn> {
         let key = (pool.connection().fsid_text().to_owned(), pool.id());
         let turns = {
             let mut pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);

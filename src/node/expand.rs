@@ -11,7 +11,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::host::filesystem::FsKind;
+use crate::host::fs_kind::FsKind;
 use crate::host::krbd::{self, Mapping};
 use crate::host::mountinfo::Mount;
 use crate::host::thread::on_thread;

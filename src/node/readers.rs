@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use crate::host::filesystem::FsKind;
+use crate::host::fs_kind::FsKind;
 use crate::host::replay;
 use crate::node::mapping::Target;
 use crate::node::mapping::in_use;

@@ -14,7 +14,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::host::filesystem::FsKind;
+use crate::host::fs_kind::FsKind;
 use crate::host::krbd::{self, Mapping};
 use crate::host::mount_options::MountOptions;
 use crate::host::probe::{self, Content};

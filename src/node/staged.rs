@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use crate::host::HostError;
 use crate::host::device::{self, Device};
-use crate::host::filesystem::{self, FsKind};
+use crate::host::filesystem;
+use crate::host::fs_kind::FsKind;
 use crate::host::krbd::{self, Mapping};
 use crate::host::mountinfo::{self, Mount};
 use crate::host::thread::on_thread;

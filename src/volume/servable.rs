@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::host::filesystem::{FsKind, check_mkfs_options};
+use crate::host::filesystem::check_mkfs_options;
+use crate::host::fs_kind::FsKind;
 use crate::volume::capability::{Access, AccessMode, Capability, NO_SINGLE_WRITER_OF_MANY};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::map_options::{MapOptions, UnmapOptions};

@@ -1,7 +1,7 @@
 //! Blankness down a chain of snapshots and clones, laid out as ceph-csi lays them out.
 
 use rbd_csi::ceph::Pool;
-use rbd_csi::host::filesystem::FsKind;
+use rbd_csi::host::fs_kind::FsKind;
 use rbd_csi::node::blank::FsState;
 use rbd_csi::node::blank::format_mark::KEY;
 use rbd_csi::volume::{Error, Kind};

@@ -1,7 +1,7 @@
 //! Blank volumes get their file system, and an existing one is taken as it is.
 
 use rbd_csi::ceph::{Features, ImageSpec};
-use rbd_csi::host::filesystem::FsKind;
+use rbd_csi::host::fs_kind::FsKind;
 use rbd_csi::node::blank::FsState;
 use rbd_csi::volume::Kind;
 use rbd_csi::volume::operation::Operations;

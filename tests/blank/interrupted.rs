@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rbd_csi::ceph::{Features, ImageSpec};
-use rbd_csi::host::filesystem::{FsKind, mkfs_arguments};
+use rbd_csi::host::filesystem::mkfs_arguments;
 use rbd_csi::host::foresight;
+use rbd_csi::host::fs_kind::FsKind;
 use rbd_csi::node::blank::FsState;
 use rbd_csi::node::blank::format_mark::Mark;
 use rbd_csi::volume::Kind;

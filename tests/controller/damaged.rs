@@ -34,15 +34,19 @@ fn refused(answer: Result<(), Status>, words: &[&str]) {
     assert!(words.iter().all(|word| status.message().contains(word)), "{words:?}: {status}");
 }
 
+/// An image with a class's prefix is not told from one that a person has renamed to keep it.
 #[test]
-fn an_entry_that_names_no_image_leads_to_one_with_another_prefix() {
+fn an_image_that_an_entry_does_not_name_is_not_deleted_on_a_guess() {
     let bench = Bench::new();
     let driver = bench.start();
     for keys in [&["csi.imagename", "csi.imageid"][..], &["csi.imagename"]] {
         let id = make(&bench, &driver, &SHOP);
-        lose_keys(&bench, &format!("csi.volume.{}", uuid(&id)), keys);
+        let (entry, image) = (format!("csi.volume.{}", uuid(&id)), format!("shop-{}", uuid(&id)));
+        lose_keys(&bench, &entry, keys);
+        refused(bench.delete(&driver, &id), &[&image]);
+        bench.set_keys(&entry, &[("csi.imagename", &image)]);
         bench.delete(&driver, &id).unwrap_or_else(|error| panic!("{keys:?}: {error}"));
-        bench.wait_until_empty("without a name");
+        bench.wait_until_empty("with its name");
     }
 }
 
@@ -50,13 +54,11 @@ fn an_entry_that_names_no_image_leads_to_one_with_another_prefix() {
 fn a_lost_entry_is_found_by_its_directory_key() {
     let bench = Bench::new();
     let driver = bench.start();
-    for parameters in [&[][..], &SHOP] {
-        let id = make(&bench, &driver, parameters);
-        lose_entry(&bench, &id);
-        bench.delete(&driver, &id).unwrap_or_else(|error| panic!("{parameters:?}: {error}"));
-        bench.delete(&driver, &id).unwrap();
-        bench.wait_until_empty("with its key");
-    }
+    let id = make(&bench, &driver, &[]);
+    lose_entry(&bench, &id);
+    bench.delete(&driver, &id).unwrap();
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("with its key");
     let id = bench.handle(&uuid::Uuid::new_v4().to_string());
     bench.set_keys("csi.volumes.default", &[(&format!("csi.volume.{NAME}"), uuid(&id))]);
     bench.delete(&driver, &id).unwrap();
@@ -73,27 +75,51 @@ fn a_lost_entry_is_found_by_its_directory_key() {
 fn what_a_lost_entry_leaves_open_is_named_and_left_alone() {
     let bench = Bench::new();
     let driver = bench.start();
+    let unchanged = |id: &str, words: &[&str]| {
+        let before = bench.contents();
+        refused(bench.delete(&driver, id), words);
+        assert_eq!(bench.contents(), before);
+    };
+    let id = make(&bench, &driver, &[]);
+    let image = format!("csi-vol-{}", uuid(&id));
+    lose_entry(&bench, &id);
+    bench.cluster().rbd(&["image-meta", "set", &image, "rbd.csi.ceph.com/encrypted", "encrypted"]);
+    unchanged(&id, &["encrypted"]);
+    bench.cluster().rbd(&["image-meta", "remove", &image, "rbd.csi.ceph.com/encrypted"]);
+    // What a person has copied stays, and is in nobody's way.
+    let copy = format!("backup-{image}");
+    bench.cluster().rbd(&["cp", "--no-progress", &image, &copy]);
+    bench.delete(&driver, &id).unwrap();
+    bench.delete(&bench.start_beside(), &id).unwrap();
+    bench.wait_until("the copy alone is left", || bench.images() == [copy.clone()]);
+    bench.cluster().rbd(&["rm", "--no-progress", &copy]);
+
     let id = make(&bench, &driver, &SHOP);
     let (image, key) = (format!("shop-{}", uuid(&id)), format!("csi.volume.{NAME}"));
     let lost = format!("csi.volume.{}", uuid(&id));
     lose_entry(&bench, &id);
-    let unchanged = |words: &[&str]| {
-        let before = bench.contents();
-        refused(bench.delete(&driver, &id), words);
-        assert_eq!(bench.contents(), before);
-    };
-    bench.cluster().rbd(&["image-meta", "set", &image, "rbd.csi.ceph.com/encrypted", "encrypted"]);
-    unchanged(&["encrypted"]);
-    bench.cluster().rbd(&["image-meta", "remove", &image, "rbd.csi.ceph.com/encrypted"]);
-    let other = format!("mine-{}", uuid(&id));
-    bench.cluster().rbd(&["create", &other, "--size", "1M"]);
-    unchanged(&[&image, &other, &key, &lost]);
-    bench.cluster().rbd(&["rm", "--no-progress", &other]);
+    unchanged(&id, &[&image, &key, &lost]);
     lose_keys(&bench, "csi.volumes.default", &[&key]);
-    unchanged(&[&image, &lost]);
+    unchanged(&id, &[&image, &lost]);
     bench.cluster().rbd(&["rm", "--no-progress", &image]);
     bench.delete(&driver, &id).unwrap();
     bench.wait_until_empty("by hand");
+}
+
+/// Saved by another name from a deletion that its person did not mean.
+#[test]
+fn an_image_that_was_renamed_to_be_kept_stays() {
+    let bench = Bench::new();
+    let driver = bench.start();
+    let id = make(&bench, &driver, &[]);
+    let image = format!("csi-vol-{}", uuid(&id));
+    lose_keys(&bench, &format!("csi.volume.{}", uuid(&id)), &["csi.imagename"]);
+    let kept = format!("keep-{image}");
+    bench.cluster().rbd(&["mv", &image, &kept]);
+    refused(bench.delete(&driver, &id), &[&kept]);
+    bench.cluster().rbd(&["mv", &kept, &image]);
+    bench.delete(&driver, &id).unwrap();
+    bench.wait_until_empty("at the end");
 }
 
 #[test]

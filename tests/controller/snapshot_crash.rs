@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tonic::Code;
 
 use crate::crash::{KILLED, Points, goes_on, sweep_at};
-use crate::support::bench::{Bench, SOON};
+use crate::support::bench::Bench;
 use crate::support::driver::Driver;
 use crate::support::snapshots::{Of, image_of};
 
@@ -146,8 +146,8 @@ fn steps_of_clone(bench: &Bench) -> Vec<String> {
 /// The CO asks once more for what is made of something that is gone: it was complete, or the
 /// answer is final, and the CO forgets it.
 fn given_up(bench: &Bench, driver: &Driver, name: &str, of: Of<'_>, at: &str) {
-    // What the dead client has open is open for 30 s.
-    let until = Instant::now() + SOON * 2;
+    // What the dead client has open is open for 30 s, and what it left without a lock is young for 60.
+    let until = Instant::now() + WATCHED;
     loop {
         match bench.create_of(driver, name, of) {
             Ok(made) => return delete_all(bench, driver, &[], &[made.volume_id], at),

@@ -2,7 +2,7 @@
 
 use crate::ceph::{Features, Header, Pool};
 
-use crate::controller::create::Wanted;
+use super::wanted::Wanted;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::journal::Entry;
 

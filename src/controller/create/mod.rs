@@ -18,10 +18,12 @@ pub mod given_up;
 mod image;
 pub mod leftover;
 mod refusal;
+mod wanted;
 
 use std::time::Duration;
 
 use content::Content;
+pub use wanted::Wanted;
 
 use crate::ceph::{Header, ImageId, ImageSpec, Pool};
 use crate::controller::delete::dependents;
@@ -34,53 +36,11 @@ use crate::volume::image::watch;
 use crate::volume::journal::creator::Creator;
 use crate::volume::journal::{Entry, Journal, Plan, Reservation};
 use crate::volume::operation::Progress;
-use crate::volume::parameters::Parameters;
 use crate::volume::request::Volume;
 use crate::volume::servable;
-use crate::volume::size::CapacityRange;
 
 /// How often a name is looked up when others change it meanwhile.
 const TURNS: usize = 3;
-
-/// What CreateVolume asks for, checked.
-#[derive(Debug, Clone)]
-pub struct Wanted {
-    /// The CO's name.
-    pub name: String,
-    /// The sizes that will do.
-    pub capacity: CapacityRange,
-    /// What it is made of.
-    pub content: Content,
-    /// What the StorageClass says.
-    pub parameters: Parameters,
-    /// `--clustername`, written onto the image.
-    pub cluster_name: Option<String>,
-}
-
-impl Wanted {
-    /// The size for a new image: what is asked for, and room for the content.
-    ///
-    /// # Errors
-    /// [`Kind::OutOfRange`] when no size will do.
-    pub fn size(&self) -> Result<u64> {
-        let content = self.content.size();
-        let Some(origin) = self.content.origin() else { return self.capacity.size() };
-        let CapacityRange { required, limit } = self.capacity;
-        // A request without a size gets one of the source's; a smaller one is a mistake.
-        let too_small = (required != 0 && required < content) || (limit != 0 && limit < content);
-        if too_small {
-            let text = format!(
-                "{origin} has {content} bytes, and a volume of it cannot have {required} to {limit} (0: any): ask \
-                 for as many at least"
-            );
-            return Err(Error::new(Kind::OutOfRange, text));
-        }
-        if required == 0 || required == content {
-            return Ok(content);
-        }
-        self.capacity.size()
-    }
-}
 
 /// Who and what a CreateVolume works with, whatever is asked for.
 #[derive(Clone, Copy)]

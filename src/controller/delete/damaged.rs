@@ -6,7 +6,8 @@
 //! deletion this process has seen to its end needs no list: such a repeat is the usual one.
 //!
 //! What a reader gets wrong: an image without an entry is deleted only where a directory key says
-//! that the volume of this uuid exists; else it is named in an error.
+//! that the volume of this uuid exists, and only under the name that no person would have given it;
+//! else it is named in an error. People name copies after what they copied.
 
 use uuid::Uuid;
 
@@ -23,28 +24,30 @@ impl Deletion<'_> {
         if entry.image_name.is_some() {
             return Ok(usual);
         }
-        let (pool, uuid) = (self.pool(), entry.uuid.to_string());
-        if let Some(id) = &entry.image_id {
-            let named = pool.directory_name(id).await?.filter(|name| name.ends_with(&uuid));
-            return Ok(named.unwrap_or(usual));
-        }
-        if self.has_names(&usual).await? {
+        // An image with a recorded id is found by that.
+        if entry.image_id.is_some() || self.has_names(&usual).await? {
             return Ok(usual);
         }
-        match pool.images_ending(&uuid).await?.as_slice() {
-            [] => Ok(usual),
-            [image] => Ok(image.clone()),
-            many => {
-                let object = pool.describe(&self.journal.object(entry.uuid));
-                let text = format!(
-                    "{object} does not say which image is the {}'s, and these end with its uuid: {}; write the \
-                     right one there as csi.imagename (`rados setomapval`), or remove them by hand",
-                    self.journal.collection().noun(),
-                    many.join(", ")
-                );
-                Err(Error::new(Kind::Precondition, text))
-            }
+        let others = self.others(entry.uuid, &usual).await?;
+        if others.is_empty() {
+            return Ok(usual);
         }
+        let object = self.pool().describe(&self.journal.object(entry.uuid));
+        let text = format!(
+            "{object} does not say which image is the {}'s, {usual} does not exist, and there is {}: write the right \
+             one there as csi.imagename (`rados setomapval`), or rename what is to stay",
+            self.journal.collection().noun(),
+            others.join(", ")
+        );
+        Err(Error::new(Kind::Precondition, text))
+    }
+
+    /// Images whose names end with the uuid: with a class's prefix, or given by a person. A name that
+    /// ends with the usual one is a person's: that of a copy, or of what was renamed to be kept.
+    async fn others(&self, uuid: Uuid, usual: &str) -> Result<Vec<String>> {
+        let mut others = self.pool().images_ending(&uuid.to_string()).await?;
+        others.retain(|name| !name.ends_with(usual));
+        Ok(others)
     }
 
     /// No entry: all is gone, or the journal was damaged, and the uuid still leads to something.
@@ -58,7 +61,7 @@ impl Deletion<'_> {
             if self.gone.has(self.key) {
                 return Ok(Deleted::Absent);
             }
-            images = self.pool().images_ending(&uuid.to_string()).await?;
+            images = self.others(uuid, &usual).await?;
         }
         let keys = self.journal.names_of(uuid).await?;
         match (keys.as_slice(), images.as_slice()) {
@@ -67,9 +70,9 @@ impl Deletion<'_> {
                 self.in_trash(uuid).await?;
                 self.of_lost_entry(uuid, name, usual).await
             }
-            ([name], [image]) => {
+            ([name], [image]) if *image == usual => {
                 self.refuse_unknown_content(uuid, name, image).await?;
-                self.of_lost_entry(uuid, name, image.clone()).await
+                self.of_lost_entry(uuid, name, usual).await
             }
             _ => Err(self.lost(uuid, &keys, &images)),
         }

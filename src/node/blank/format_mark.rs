@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ceph::{Header, ImageId, Pool};
 use crate::host::boot::boot_id;
-use crate::host::filesystem::FsKind;
+use crate::host::fs_kind::FsKind;
 use crate::volume::error::{Error, Kind, Result};
 
 /// The metadata key.

@@ -20,12 +20,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::ceph::{Header, ImageId, Pool};
-use crate::host::filesystem::{self, Care, FsKind};
+use crate::host::filesystem::{self, Care};
+use crate::host::fs_kind::FsKind;
 use crate::host::probe::{self, Content, Look};
 use crate::host::superblock::Superblock;
 use crate::host::thread::on_thread;
 use crate::host::{HostError, device, foresight, holders};
-use crate::node::checks::Checks;
+use crate::node::checks::{Checks, Turn};
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::image::ancestors::{Inherited, inherited};
 use crate::volume::image::data_objects::{objects_of, unexpected};
@@ -261,6 +262,7 @@ impl Format<'_> {
         let kind = wanted.unwrap_or(FsKind::Ext4);
         let arguments = self.arguments(kind).await?;
         let mark = Mark::new(self.node, self.image_id, kind, arguments.clone())?;
+        let turn = self.checks.turn(self.pool, progress).await?;
         if let Err(error) = self.claim(&mark, header, &BTreeSet::new(), progress).await {
             // Left there, it would say that what was found is of an mkfs.
             if error.kind == Kind::Precondition
@@ -270,7 +272,7 @@ impl Format<'_> {
             }
             return Err(error);
         }
-        self.format(kind, &arguments, progress).await
+        self.format(kind, &arguments, turn, progress).await
     }
 
     /// Puts this call's mark in place of what the header had, and looks again: another
@@ -323,13 +325,14 @@ impl Format<'_> {
             return Err(self.not_blank(header, &found, &why));
         }
         let mine = Mark::new(self.node, self.image_id, kind, mark.arguments.clone())?;
+        let turn = self.checks.turn(self.pool, progress).await?;
         self.claim(&mine, header, &expected, progress).await?;
         let mut arguments = mark.arguments;
         if kind == FsKind::Xfs && !arguments.iter().any(|argument| argument == "-f") {
             // It refuses to run over the superblock that its first run began with.
             arguments.push("-f".into());
         }
-        self.format(kind, &arguments, progress).await
+        self.format(kind, &arguments, turn, progress).await
     }
 
     /// What forbids formatting whatever the device holds.
@@ -376,8 +379,14 @@ impl Format<'_> {
     }
 
     /// Formats; the caller has proven that nothing is lost by it and has put the mark.
-    async fn format(&self, kind: FsKind, arguments: &[String], progress: &Progress) -> Result<FsState> {
-        let turn = self.checks.turn(self.pool, progress).await?;
+    /// The turn is taken before the last look at the image, so that nothing is waited for behind it.
+    async fn format(
+        &self,
+        kind: FsKind,
+        arguments: &[String],
+        turn: Turn,
+        progress: &Progress,
+    ) -> Result<FsState> {
         progress.step(format!("{} on {}", kind.mkfs(), self.device.display()));
         let formatted = filesystem::mkfs(kind, arguments, self.device).await;
         drop(turn);

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use super::Target;
-use super::late::Way;
+use super::way::Way;
 use crate::host::krbd::{self, MapRequest};
 use crate::host::{HostError, greeting, keyring, netns, rbd_program};
 use crate::volume::error::{Error, Kind};

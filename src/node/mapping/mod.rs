@@ -9,18 +9,18 @@
 //! opens a session, so a map to a cluster that does not answer stops every other volume
 //! for up to `mount_timeout`. That is why librados goes first, why a monitor has to greet in the
 //! kernel's own network (`host::greeting`), why a cluster that the kernel did not reach all the same is
-//! left alone for a while (`late`), and why the time-out is never longer than what is left of
+//! left alone for a while (`way`), and why the time-out is never longer than what is left of
 //! the call. Steps are not cut off at the deadline:
 //! they run on threads of their own, the operation waits for them, and the repeat of the
 //! call joins the operation, so a late map is not lost.
 
 pub mod answers;
 pub mod in_use;
-mod late;
 pub mod monitors;
 pub mod on_node;
 pub mod other_cluster;
 mod target;
+mod way;
 
 use std::time::{Duration, Instant};
 
@@ -32,9 +32,9 @@ use crate::volume::map_options::{MapOptions, UnmapOptions};
 use crate::volume::operation::Progress;
 use answers::explain;
 use in_use::{require_alone, wait_until_free};
-use late::{LateWays, Way};
 use on_node::{ImageKey, Turn, Turns};
 use target::{NOSHARE, check_features, route};
+use way::{Way, Ways};
 
 pub use target::Target;
 
@@ -50,9 +50,6 @@ const LONGEST_MAP: Duration = Duration::from_secs(600);
 
 /// How long a monitor may take to greet.
 const GREETING: Duration = Duration::from_secs(10);
-
-/// What the kernel gets to reach a cluster that it lately did not reach.
-const SECOND_TRY: Duration = Duration::from_secs(10);
 
 /// The least time that a run of the program `rbd` gets.
 const LEAST_RUN: Duration = Duration::from_secs(5);
@@ -72,7 +69,7 @@ pub enum MapWith {
 pub struct Mapper {
     with: MapWith,
     turns: Turns,
-    late: LateWays,
+    ways: Ways,
 }
 
 impl Mapper {
@@ -150,19 +147,15 @@ impl Mapper {
         // 6. The map itself.
         let fsid = target.pool.connection().fsid().await?;
         let way = Way::new(&fsid, &route, &options, target.netns);
-        if let Some(rest) = self.late.rests(&way, Instant::now()) {
-            return Err(way.refusal(&spec, rest));
-        }
         progress.step(format!("waiting for a monitor to greet in this node's network, to map {spec}"));
         require_greeting(target, &way, progress).await?;
-        let left = match self.late.is_late(&way) {
-            true => progress.deadline.left().min(SECOND_TRY),
-            false => progress.deadline.left(),
-        };
+        let pass = self.ways.pass(&way, &spec, progress).await?;
+        let left = progress.deadline.left().min(pass.most.unwrap_or(Duration::MAX));
         let (request, mount_timeout) = target.request(&options, route, &fsid, left)?;
         progress.step(format!("mapping {spec} with the kernel"));
         let features = target.header.features.to_string();
-        let mapped = self.ask_kernel(&request, way).await;
+        let mapped = self.ask_kernel(&request, mount_timeout, way).await;
+        drop(pass);
         let mapping = mapped.map_err(|error| explain(error, &request, &features, mount_timeout))?;
         // 7. The kernel went by the name; it must be the image that was looked up.
         if let Some(error) = target.another(&mapping, &fsid) {
@@ -174,7 +167,12 @@ impl Mapper {
 
     /// Lets the kernel map it. A client that other mappings of this node share may be on the
     /// cluster's blocklist, and lives until the last of them is gone; a new one is not.
-    async fn ask_kernel(&self, request: &MapRequest, way: Way) -> crate::host::Result<Mapping> {
+    async fn ask_kernel(
+        &self,
+        request: &MapRequest,
+        mount_timeout: u64,
+        way: Way,
+    ) -> crate::host::Result<Mapping> {
         let since = Instant::now();
         let mut mapped = self.map_as_asked(request.clone()).await;
         let shares = !request.options.iter().any(|option| option == NOSHARE);
@@ -188,8 +186,14 @@ impl Mapper {
             mapped = self.map_as_asked(alone).await;
         }
         match &mapped {
-            Err(error) if error.is(libc::ETIMEDOUT) => self.late.note(way, since.elapsed(), Instant::now()),
-            _ => self.late.forget(&way),
+            // Of an image or an object, not of the cluster.
+            Err(error) if error.is(libc::ETIMEDOUT) && request.options.iter().any(has_own_time) => {}
+            Err(error) if error.is(libc::ETIMEDOUT) => {
+                // It may have waited for another map before.
+                let took = since.elapsed().min(Duration::from_secs(mount_timeout));
+                self.ways.timed_out(way, took, Instant::now());
+            }
+            _ => self.ways.answered(way),
         }
         mapped
     }
@@ -331,10 +335,18 @@ impl Mapper {
     }
 }
 
+/// Map options by which the kernel gives up waiting for a lock or an object.
+fn has_own_time(option: &String) -> bool {
+    ["lock_timeout=", "osd_request_timeout="].iter().any(|name| option.starts_with(name))
+}
+
 /// The kernel would wait for a monitor that it cannot reach, and all other maps of the node with it.
 async fn require_greeting(target: &Target<'_>, way: &Way, progress: &Progress) -> Result<()> {
     let (monitors, netns, protocol) = (way.monitors.clone(), way.netns.clone(), way.protocol());
     let (spec, limit) = (target.spec(), progress.deadline.left_at_most(GREETING));
+    if limit < Duration::from_secs(1) {
+        return Err(Error::new(Kind::Timeout, format!("mapping {spec}: no time is left for it")));
+    }
     let greeted = on_thread(greeting::GREETING, &spec, move || {
         greeting::wait(&monitors, netns.as_deref(), protocol, limit)
     });

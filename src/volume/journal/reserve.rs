@@ -123,8 +123,8 @@ impl Journal {
         match self.look_up(plan.name).await {
             Ok(Found { entered: None, intended: None, .. }) => Err(refused.settled()),
             Ok(found) => Ok(found),
-            Err(_) if plan.known => Err(refused),
-            Err(_) => Err(refused.settled()),
+            Err(look) if !plan.known && look.is_refusal() => Err(refused.settled()),
+            Err(_) => Err(refused),
         }
     }
 
