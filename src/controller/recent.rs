@@ -48,8 +48,8 @@ impl Recent {
 /// One call that creates a volume or snapshot of a name.
 ///
 /// The sidecars forget a claim that is deleted after an error that they take for final. Before the
-/// journal is asked the driver cannot know what an earlier try has left; so it remembers which
-/// names it has begun, and is final only of others.
+/// journal is asked the driver cannot know what an earlier try has left, nor whether anybody has had
+/// its answer; so it remembers which names it has begun or made, and is final only of others.
 pub struct Attempt {
     names: Names,
     key: String,
