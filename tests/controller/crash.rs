@@ -110,7 +110,9 @@ fn kill<T, A>(
     then: impl Fn(&Bench, &Driver, T, A, &str),
 ) {
     steps.retain(|step| !LOOK_UPS.iter().any(|name| step.starts_with(name)));
-    for point in points.of(steps.len() * 2) {
+    let points = points.of(steps.len() * 2);
+    let mut missed = 0;
+    for point in &points {
         let (step, place) = (&steps[point / 2], ["before", "after"][point % 2]);
         let name = |step: &str| step.split('\t').next().unwrap().to_owned();
         let nth = steps[..=point / 2].iter().filter(|other| name(other) == name(step)).count();
@@ -121,7 +123,14 @@ fn kill<T, A>(
         let mut driver = bench.start();
         bench.site.arm(&format!("kill:{place}:{named}"));
         let answered = attempt(bench, &driver, &prepared);
-        assert!(driver.was_killed(KILLED), "{at}: it was not killed");
+        if !driver.was_killed(KILLED) {
+            // Purges that run beside the call look as often as they meet each other.
+            let came = bench.site.steps().iter().filter(|other| name(other) == name(step)).count();
+            assert!(came < nth, "{at}: it was not killed");
+            missed += 1;
+            assert!(missed * 4 <= points.len(), "{at}: {missed} of {} kills came too late", points.len());
+        }
+        drop(driver);
         bench.check_that_ceph_csi_could_go_on(&at);
         bench.site.arm("");
         let driver = bench.start();
