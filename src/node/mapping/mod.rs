@@ -187,7 +187,9 @@ impl Mapper {
         }
         match &mapped {
             // Of an image or an object, not of the cluster.
-            Err(error) if error.is(libc::ETIMEDOUT) && request.options.iter().any(has_own_time) => {}
+            Err(error)
+                if error.is(libc::ETIMEDOUT) && request.options.iter().any(|option| has_own_time(option)) => {
+            }
             Err(error) if error.is(libc::ETIMEDOUT) => {
                 // It may have waited for another map before.
                 let took = since.elapsed().min(Duration::from_secs(mount_timeout));
@@ -336,7 +338,7 @@ impl Mapper {
 }
 
 /// Map options by which the kernel gives up waiting for a lock or an object.
-fn has_own_time(option: &String) -> bool {
+fn has_own_time(option: &str) -> bool {
     ["lock_timeout=", "osd_request_timeout="].iter().any(|name| option.starts_with(name))
 }
 
