@@ -122,6 +122,15 @@ impl Pool {
         self.directory_text("directory id", c"dir_get_id", name).await.map(|id| id.map(ImageId))
     }
 
+    /// The id that a name has by its own object, else by the pool's directory; one operation, two
+    /// where the object is missing.
+    pub async fn named_id(&self, name: &str) -> Result<Option<ImageId>> {
+        match self.image_id(name).await? {
+            None => self.directory_id(name).await,
+            named => Ok(named),
+        }
+    }
+
     /// The name that the pool's directory has for an id; none while it is in the trash.
     pub async fn directory_name(&self, id: &ImageId) -> Result<Option<String>> {
         self.directory_text("directory name", c"dir_get_name", id.as_str()).await

@@ -66,13 +66,16 @@ pub(super) fn name(field: &str, value: String) -> Result<String> {
 
 /// A map of at most 4 KiB.
 pub(super) fn map(field: &str, value: BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
-    let size = value.iter().map(|(key, value)| key.len() + value.len()).sum();
-    collection(field, size).map(|()| value)
+    collection(field, size(&value)).map(|()| value)
+}
+
+fn size(map: &BTreeMap<String, String>) -> usize {
+    map.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
 
 /// The context of a volume that exists, which may be longer than CSI has it (see [`CONTEXT`]).
 pub(super) fn context(field: &str, value: BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
-    let size: usize = value.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let size = size(&value);
     if size <= CONTEXT {
         return Ok(value);
     }

@@ -29,6 +29,11 @@ pub fn check(path: &Path) -> Result<()> {
     tried.join().unwrap_or_else(|_| Err(failed(&std::io::Error::other("the thread panicked"))))
 }
 
+/// ` (in network namespace …)`, for an error's text; nothing without one.
+pub fn suffix(path: Option<&Path>) -> String {
+    path.map_or_else(String::new, |path| format!(" (in network namespace {})", path.display()))
+}
+
 fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|error| HostError::io(OPEN, path.display().to_string(), &error))
 }

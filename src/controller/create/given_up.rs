@@ -63,11 +63,7 @@ impl GivenUp<'_> {
     /// its name.
     async fn remove(&self, entry: &Entry, name: &str, marked: Option<ImageId>) -> Result<()> {
         let pool = self.journal.pool();
-        let mut named = pool.image_id(name).await?;
-        if named.is_none() {
-            named = pool.directory_id(name).await?;
-        }
-        let Some(id) = named.or(marked) else { return self.clear(name).await };
+        let Some(id) = pool.named_id(name).await?.or(marked) else { return self.clear(name).await };
         let header = pool.image_header(&id, &[]).await?;
         let leaving =
             pool.trash_entry(&id).await?.is_some() && record::is_recorded(self.journal, &id).await?;

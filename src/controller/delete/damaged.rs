@@ -79,8 +79,7 @@ impl Deletion<'_> {
     }
 
     async fn has_names(&self, image: &str) -> Result<bool> {
-        let pool = self.pool();
-        Ok(pool.image_id(image).await?.is_some() || pool.directory_id(image).await?.is_some())
+        Ok(self.pool().named_id(image).await?.is_some())
     }
 
     async fn of_lost_entry(&self, uuid: Uuid, name: &str, image: String) -> Result<Deleted> {

@@ -125,10 +125,10 @@ impl Deletion<'_> {
     /// Step 1. An image that an earlier call has brought to the trash is seen to its end there.
     async fn find_or_finish(&self, entry: &Entry, name: &str) -> Result<Image> {
         let pool = self.pool();
-        let mut found = pool.image_id(name).await?;
-        if found.is_none() && entry.image_id.is_none() {
-            found = pool.directory_id(name).await?;
-        }
+        let found = match entry.image_id {
+            None => pool.named_id(name).await?,
+            Some(_) => pool.image_id(name).await?,
+        };
         let Some(id) = found.clone().or_else(|| entry.image_id.clone()) else { return Ok(Image::Gone) };
         match (pool.image_header(&id, &[]).await?, found) {
             (Some(header), Some(_)) => Ok(Image::Whole(id, Box::new(header))),

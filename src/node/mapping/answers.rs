@@ -3,8 +3,6 @@
 //! The numbers were seen with Linux 6.1; the program `rbd` passes the same ones on as
 //! its exit code. An answer that is not in the list keeps its errno and text.
 
-use std::fmt::Write as _;
-
 use super::Target;
 use super::way::Way;
 use crate::host::krbd::{self, MapRequest};
@@ -37,9 +35,7 @@ pub fn explain(error: HostError, request: &MapRequest, features: &str, mount_tim
         libc::ENXIO => format!("this node's kernel cannot map an image with the features {features}"),
         errno => plain(errno).to_owned(),
     };
-    if let Some(netns) = &request.netns {
-        let _ = write!(text, " (in network namespace {})", netns.display());
-    }
+    text += &netns::suffix(request.netns.as_deref());
     Error::new(kind, text).while_doing(doing).because(error)
 }
 
@@ -54,7 +50,7 @@ pub fn not_greeted(error: HostError, target: &Target<'_>, way: &Way) -> Error {
          volumes of this node would wait for it. Is this node (or its network namespace) cut off from them, or \
          ms_mode wrong for them?",
         way.monitors.join(", "),
-        way.place()
+        netns::suffix(way.netns.as_deref())
     );
     Error::new(Kind::Unavailable, text).while_doing(doing).because(error)
 }

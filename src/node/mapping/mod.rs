@@ -347,7 +347,7 @@ async fn require_greeting(target: &Target<'_>, way: &Way, progress: &Progress) -
     let (monitors, netns, protocol) = (way.monitors.clone(), way.netns.clone(), way.protocol());
     let (spec, limit) = (target.spec(), progress.deadline.left_at_most(GREETING));
     if limit < Duration::from_secs(1) {
-        return Err(Error::new(Kind::Timeout, format!("mapping {spec}: no time is left for it")));
+        return Err(target.no_time_left());
     }
     let greeted = on_thread(greeting::GREETING, &spec, move || {
         greeting::wait(&monitors, netns.as_deref(), protocol, limit)

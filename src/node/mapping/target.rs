@@ -60,6 +60,11 @@ impl Target<'_> {
         krbd::spec(self.pool.name(), self.pool.namespace(), self.image)
     }
 
+    /// The call's time is over before the kernel could be asked.
+    pub(super) fn no_time_left(&self) -> Error {
+        Error::new(Kind::Timeout, format!("mapping {}: no time is left for it", self.spec()))
+    }
+
     /// What is wrong with a device that the kernel made by the image's name: the name may
     /// have become another image's after its id was read.
     pub(super) fn another(&self, mapping: &Mapping, fsid: &str) -> Option<Error> {
@@ -95,9 +100,7 @@ impl Target<'_> {
         }
         items.extend(route.ms_mode.map(|mode| format!("ms_mode={mode}")));
         let asked = options.value("mount_timeout").and_then(|text| text.parse().ok());
-        let (add, mount_timeout) = mount_timeout(asked, left).ok_or_else(|| {
-            Error::new(Kind::Timeout, format!("mapping {}: no time is left for it", self.spec()))
-        })?;
+        let (add, mount_timeout) = mount_timeout(asked, left).ok_or_else(|| self.no_time_left())?;
         items.extend(add.map(|seconds| format!("mount_timeout={seconds}")));
         let request = MapRequest {
             monitors: route.monitors,

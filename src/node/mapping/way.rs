@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::host::greeting::Protocol;
+use crate::host::netns;
 use crate::node::mapping::monitors::Route;
 use crate::volume::error::{Error, Kind, Result};
 use crate::volume::map_options::MapOptions;
@@ -46,13 +47,6 @@ impl Way {
         }
     }
 
-    /// ` (in network namespace …)`, where there is one.
-    pub fn place(&self) -> String {
-        self.netns
-            .as_ref()
-            .map_or_else(String::new, |netns| format!(" (in network namespace {})", netns.display()))
-    }
-
     /// The refusal of a map that would be the next to time out.
     pub fn refusal(&self, spec: &str, rest: Duration) -> Error {
         let text = format!(
@@ -60,7 +54,7 @@ impl Way {
              Each try keeps all other volumes of this node waiting, so the next is made in {} s; is ms_mode wrong for \
              them, or is something between this node and the cluster cut off?",
             self.monitors.join(", "),
-            self.place(),
+            netns::suffix(self.netns.as_deref()),
             rest.as_secs() + 1
         );
         Error::new(Kind::Unavailable, text)
@@ -87,7 +81,7 @@ struct State {
 pub struct Ways(Arc<Mutex<HashMap<Way, State>>>);
 
 /// The right to ask the kernel.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Pass {
     /// What the kernel may take for the session, where it is less than usual.
     pub most: Option<Duration>,
@@ -101,9 +95,8 @@ impl Ways {
     /// [`Kind::Unavailable`] while the way rests; [`Kind::Busy`] when the call's time ends while
     /// another map tries it.
     pub async fn pass(&self, way: &Way, spec: &str, progress: &Progress) -> Result<Pass> {
-        let trying = match self.look(way, spec, Instant::now())? {
-            Look::Open => return Ok(Pass { most: None, _trying: None }),
-            Look::Unknown(trying) => trying,
+        let Look::Unknown { trying, .. } = self.look(way, spec, Instant::now())? else {
+            return Ok(Pass::default());
         };
         progress.step(format!("waiting for another volume's map, the first to its cluster, to map {spec}"));
         let Ok(held) = tokio::time::timeout(progress.deadline.left(), trying.lock_owned()).await else {
@@ -113,8 +106,9 @@ impl Ways {
             return Err(Error::new(Kind::Busy, text));
         };
         // The other may have found out.
-        self.look(way, spec, Instant::now())?;
-        let failures = self.lock().get(way).map_or(0, |state| state.failures);
+        let Look::Unknown { failures, .. } = self.look(way, spec, Instant::now())? else {
+            return Ok(Pass::default());
+        };
         let most = failures.checked_sub(1).map(|more| SECOND_TRY * 2_u32.saturating_pow(more.min(8)));
         Ok(Pass { most, _trying: Some(held) })
     }
@@ -126,7 +120,7 @@ impl Ways {
         match rest.filter(|rest| !rest.is_zero()) {
             Some(rest) => Err(way.refusal(spec, rest)),
             None if state.open => Ok(Look::Open),
-            None => Ok(Look::Unknown(state.trying.clone())),
+            None => Ok(Look::Unknown { trying: state.trying.clone(), failures: state.failures }),
         }
     }
 
@@ -153,7 +147,7 @@ impl Ways {
 
 enum Look {
     Open,
-    Unknown(Arc<tokio::sync::Mutex<()>>),
+    Unknown { trying: Arc<tokio::sync::Mutex<()>>, failures: u32 },
 }
 
 #[cfg(test)]
